@@ -1,0 +1,25 @@
+# Everything runs from .venv, which the first target builds with nothing but Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export MPLBACKEND := Agg
+
+.PHONY: demo test check bench
+.DEFAULT_GOAL := test
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bet-ray needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/.ready  ## point mass 2: generate demonstrations, sweep, measure the winner, write the report
+	$(BIN)/bet-ray demo
+
+test: check  ## lint, types, every test
+	$(BIN)/pytest
+
+check: .venv/.ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+bench: .venv/.ready  ## throughput ratios, side by side in one run
+	$(BIN)/python -m benchmarks.rollout

@@ -1,0 +1,101 @@
+"""Demonstrations: three flat arrays, the replay-buffer format of Diffusion Policy.
+
+Step `t` of an episode holds the observation *before* its action. Episode `e` is the rows
+`episode_ends[e - 1]:episode_ends[e]` (with `episode_ends[-1]` read as 0).
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """The data are not what the format promises; the message names the source and the row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """N steps of E demonstrations, checked once, then never written to.
+
+    Raises `DataError` for NaN or infinite values, wrong dimensions, ends that do not rise, or empty episodes.
+    """
+
+    observations: NDArray[np.float32]  # (N, obs_dim)
+    actions: NDArray[np.float32]  # (N, act_dim)
+    episode_ends: NDArray[np.int64]  # (E,) exclusive, cumulative
+    task: str
+    source: str = field(default="episodes", compare=False)  # what error messages call these data
+
+    def __post_init__(self) -> None:
+        for name, dtype, ndim in (
+            ("observations", np.float32, 2),
+            ("actions", np.float32, 2),
+            ("episode_ends", np.int64, 1),
+        ):
+            array = np.ascontiguousarray(getattr(self, name), dtype=dtype)
+            if array.ndim != ndim:
+                raise DataError(f"{self.source}: {name} has {array.ndim} dimensions, expected {ndim}")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        self._check()
+
+    def _check(self) -> None:
+        steps, ends = len(self.observations), self.episode_ends
+        if len(self.actions) != steps:
+            raise DataError(f"{self.source}: {steps} observations but {len(self.actions)} actions")
+        if len(ends) == 0:
+            raise DataError(f"{self.source}: no episodes")
+        lengths = np.diff(ends, prepend=0)
+        if (lengths <= 0).any():
+            row = int(np.argmax(lengths <= 0))
+            what = "is empty" if lengths[row] == 0 else f"ends at {ends[row]}, before it starts"
+            raise DataError(f"{self.source}: episode {row} {what} (episode_ends must rise)")
+        if ends[-1] != steps:
+            raise DataError(f"{self.source}: the last episode ends at {ends[-1]} but there are {steps} steps")
+        for name in ("observations", "actions"):
+            finite = np.isfinite(getattr(self, name)).all(axis=1)
+            if not finite.all():
+                row = int(np.argmin(finite))
+                episode = int(np.searchsorted(ends, row, side="right"))
+                raise DataError(f"{self.source}: {name} row {row} (episode {episode}) is not finite")
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.episode_ends)
+
+    @property
+    def episode_starts(self) -> NDArray[np.int64]:  # (E,)
+        return np.concatenate([[0], self.episode_ends[:-1]]).astype(np.int64)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:  # (E,)
+        return np.diff(self.episode_ends, prepend=0)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the three arrays, shapes included."""
+        sha = hashlib.sha256()
+        for array in (self.observations, self.actions, self.episode_ends):
+            sha.update(repr(array.shape).encode())
+            sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        return sha.hexdigest()
+
+    def select(self, episodes: NDArray[np.integer]) -> "Episodes":
+        """The given episodes, in the given order."""
+        starts, ends = self.episode_starts[episodes], self.episode_ends[episodes]
+        rows = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+        return Episodes(self.observations[rows], self.actions[rows], np.cumsum(ends - starts), self.task, self.source)
+
+    def split(self, fraction: float, seed: int) -> tuple["Episodes", "Episodes"]:
+        """Train and validation episodes, by whole episode: the same two sets for the same seed.
+
+        Both keep at least one episode. Raises `DataError` when there is only one.
+        """
+        if len(self) < 2:
+            raise DataError(f"{self.source}: one episode cannot be split into training and validation")
+        order = np.random.default_rng(seed).permutation(len(self))
+        count = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        return self.select(np.sort(order[:count])), self.select(np.sort(order[count:]))
