@@ -66,7 +66,7 @@ class SlotVectorEnv(VectorEnv):
     def _advance(
         self, slots: NDArray[np.intp], actions: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Info]:
-        """One control step of the given slots with actions (k, act_dim): rewards (k,), terminated (k,), signals (k,) each."""
+        """One control step of the slots (k,), actions (k, act_dim): rewards, terminated and each signal, all (k,)."""
 
     @abstractmethod
     def _observe(self) -> NDArray[np.float32]:
