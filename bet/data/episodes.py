@@ -11,8 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bet.errors import UsageError
 
-class DataError(ValueError):
+
+class DataError(UsageError):
     """The data are not what the format promises; the message names the source and the row."""
 
 

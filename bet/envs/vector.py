@@ -65,7 +65,7 @@ class SlotVectorEnv(VectorEnv):
     @abstractmethod
     def _advance(
         self, slots: NDArray[np.intp], actions: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Info]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool], Info]:
         """One control step of the slots (k,), actions (k, act_dim): rewards, terminated and each signal, all (k,)."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class SlotVectorEnv(VectorEnv):
         if options:
             raise ValueError(f"unknown reset option {sorted(options)[0]!r}; known: reset_mask, states")
         if states is not None:
-            states = self._checked_states(states)
+            states = self._checked_states(states, mask)
         for slot, slot_seed in enumerate(self._seeds(seed)):
             if not mask[slot]:
                 continue
@@ -115,7 +115,7 @@ class SlotVectorEnv(VectorEnv):
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, actions: NDArray[np.floating]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool], NDArray[np.bool], Info]:
         actions = np.asarray(actions, dtype=np.float64)  # (n, act_dim)
         expected = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != expected:
@@ -137,7 +137,7 @@ class SlotVectorEnv(VectorEnv):
             self._running[slots] = ~(terminated[slots] | truncated[slots])
         return self._observe(), rewards, terminated, truncated, info
 
-    def _mask(self, mask: Any) -> NDArray[np.bool_]:
+    def _mask(self, mask: Any) -> NDArray[np.bool]:
         if mask is None:
             return np.ones(self.num_envs, dtype=bool)
         mask = np.asarray(mask)
@@ -154,8 +154,11 @@ class SlotVectorEnv(VectorEnv):
             raise ValueError(f"{len(seed)} seeds for {self.num_envs} slots")
         return [None if value is None else int(value) for value in seed]
 
-    def _checked_states(self, states: Any) -> NDArray[np.float64]:
+    def _checked_states(self, states: Any, mask: NDArray[np.bool]) -> NDArray[np.float64]:
         states = np.asarray(states, dtype=np.float64)
         if states.shape != (self.num_envs, self.state_dim):
             raise ValueError(f"states have shape {states.shape}, expected {(self.num_envs, self.state_dim)}")
+        broken = mask & ~np.isfinite(states).all(axis=1)
+        if broken.any():
+            raise ValueError(f"the state given for slot {np.argmax(broken)} is not finite")
         return states

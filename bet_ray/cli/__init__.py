@@ -1,0 +1,52 @@
+"""The command line: one module per command group, no logic of their own."""
+
+import logging
+import sys
+import warnings
+
+import typer
+from rich.markup import escape
+
+from bet.errors import FailedRunError, UsageError
+from bet_ray.cli import data, demo, evaluate, report, sweep, train
+from bet_ray.cli.console import errors
+
+app = typer.Typer(
+    name="bet-ray",
+    help="Train, sweep and evaluate Behavior Transformers on Ray: which settings work, and how sure are we?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: `bet-ray train pointmass2 --out runs/a && bet-ray eval runs/a --episodes 500`",
+)
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("replay", epilog=evaluate.REPLAY_EXAMPLES)(evaluate.replay)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run a command. Exit code 2 for a usage error, 1 for a failed run; a traceback only with `--debug`."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
+    try:
+        app(args=arguments, prog_name="bet-ray")
+    except (UsageError, FailedRunError) as error:
+        if debug:
+            raise
+        errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        errors.print(
+            "interrupted; what had finished is kept: run the same command again (a sweep or training: --resume)"
+        )
+        sys.exit(130)

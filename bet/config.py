@@ -1,0 +1,347 @@
+"""Every setting, once: frozen pydantic models, a preset per task, and the merge of YAML and `key=value`.
+
+A docstring under a field is its help text. The order of authority is preset < YAML < command line.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from yaml import YAMLError
+
+from bet.errors import UsageError
+
+
+class ConfigError(UsageError):
+    """A setting is unknown or out of range; the message names its key."""
+
+
+class Normalize(StrEnum):
+    NONE = "none"
+    MINMAX = "minmax"
+
+
+class FitOn(StrEnum):
+    TRAIN = "train"
+    ALL = "all"
+
+
+class Trunk(StrEnum):
+    TRANSFORMER = "transformer"
+
+
+class Schedule(StrEnum):
+    CONSTANT = "constant"
+    COSINE = "cosine"
+
+
+class Split(StrEnum):
+    """Disjoint sets of evaluation episodes: winners are chosen on `tune` and measured on `report`."""
+
+    TUNE = "tune"
+    REPORT = "report"
+
+
+class Frozen(BaseModel):
+    """Base of every settings model: immutable, no unknown keys, field docstrings as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def canonical_json(self) -> str:
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+class DataConfig(Frozen):
+    path: str | None = None
+    """Demonstrations. None: the task's own place under BET_DATA_DIR (point mass: generated on the spot)."""
+    split_seed: int = 0
+    """Seed of the train/validation split, apart from the training seed."""
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the episodes that train; the others validate."""
+    observation: str = "state"
+    """Observation layout; pusht has `state` and `agent` (the pusher's position alone)."""
+    normalize: Normalize = Normalize.NONE
+    """`minmax` scales observations and actions to [-1, 1] by the training split; `none` leaves them."""
+    drop_last_window: bool = False
+    """Leave out the last window of each episode, as the original code does."""
+
+
+class CodebookConfig(Frozen):
+    bins: PositiveInt = 64
+    """Number of k-means action bins; 1 is a plain regressor."""
+    fit_on: FitOn = FitOn.TRAIN
+    """Actions the bins are fitted on: the training split, or `all` as the original code."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of k-means."""
+
+
+class ModelConfig(Frozen):
+    trunk: Trunk = Trunk.TRANSFORMER
+    """Network between observations and heads."""
+    window: PositiveInt = 10
+    """Observations a policy sees: the last `window` steps."""
+    layers: PositiveInt = 6
+    """Transformer blocks."""
+    heads: PositiveInt = 6
+    """Attention heads; must divide the width."""
+    width: PositiveInt = 120
+    """Embedding size."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout on embeddings, attention and residuals."""
+    offsets: bool = True
+    """Predict a continuous offset for each bin; without, an action is its bin's centre."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LossConfig(Frozen):
+    gamma: NonNegativeFloat = 2.0
+    """Focal-loss exponent; 0 is cross-entropy."""
+    offset_scale: NonNegativeFloat = 1.0
+    """Weight of the offset loss."""
+
+
+class TrainConfig(Frozen):
+    seed: NonNegativeInt = 0
+    """Seed of initial weights, sample order and dropout."""
+    epochs: PositiveInt = 50
+    """Passes over the training windows."""
+    batch_size: PositiveInt = 64
+    """Windows per step, over all workers together."""
+    lr: PositiveFloat = 1e-4
+    """AdamW learning rate (its peak, with a schedule)."""
+    schedule: Schedule = Schedule.CONSTANT
+    """Learning rate after warm-up: `constant` as published, or `cosine` down to zero."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which then is what acts. None: no average."""
+    weight_decay: NonNegativeFloat = 0.1
+    """AdamW weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW betas."""
+    grad_clip: PositiveFloat | None = 1.0
+    """Largest gradient norm. None: no clipping."""
+    device: str = "cpu"
+    """Where training runs: cpu, cuda, cuda:1."""
+
+
+class EvalConfig(Frozen):
+    protocol: str | None = None
+    """Named evaluation recipe. None: the task's own."""
+    episodes: PositiveInt = 100
+    """Episodes to roll out."""
+    split: Split = Split.REPORT
+    """Set of initial states: `report` measures, `tune` is for choosing."""
+
+
+class PoolConfig(Frozen):
+    actors: PositiveInt | None = None
+    """Rollout actors, one CPU each. None: one per CPU (in a sweep: half of them)."""
+    slots: PositiveInt = 32
+    """Episodes an actor runs at once."""
+
+
+class Config(Frozen):
+    """All settings of one training and its evaluation."""
+
+    task: str
+    """Name in the task registry."""
+    data: DataConfig = DataConfig()
+    codebook: CodebookConfig = CodebookConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    pool: PoolConfig = PoolConfig()
+
+
+SHORT_FORMS: Mapping[str, str] = MappingProxyType(
+    {"bins": "codebook.bins", "window": "model.window", "gamma": "loss.gamma"}
+)
+
+# From the original configs (notmahi/bet, configs/env/*; skandermoalla/bet-reproduction), DESIGN.md section 7.
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "pusht": {
+            "data.normalize": "minmax",
+            "codebook.bins": 64,
+            "model.window": 14,
+            "model.layers": 6,
+            "model.heads": 6,
+            "model.width": 120,
+            "loss.offset_scale": 1.0,
+            "train.batch_size": 64,
+            "train.epochs": 19,
+        },
+        "pointmass1": {
+            "codebook.bins": 2,
+            "model.window": 2,
+            "model.layers": 1,
+            "model.heads": 2,
+            "model.width": 20,
+            "loss.offset_scale": 10.0,
+            "train.batch_size": 64,
+            "train.epochs": 10,
+        },
+        "pointmass2": {
+            "codebook.bins": 3,
+            "model.window": 2,
+            "model.layers": 1,
+            "model.heads": 2,
+            "model.width": 20,
+            "loss.offset_scale": 10.0,
+            "train.batch_size": 64,
+            "train.epochs": 10,
+        },
+    }
+)
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
+    """Every dotted key of a settings model with its help text."""
+    keys = {}
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys |= config_keys(annotation, f"{prefix}{name}.")
+        else:
+            keys[f"{prefix}{name}"] = field.description or ""
+    return keys
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when something known is close, else a list of what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if not close:  # somebody who types `epochs` means `train.epochs`
+        close = [key for key in known if key.rsplit(".", 1)[-1] == word]
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def full_key(key: str) -> str:
+    """The dotted key for a short form or a dotted key. Raises `ConfigError` for an unknown one."""
+    key = SHORT_FORMS.get(key, key)
+    known = config_keys()
+    if key not in known:
+        raise ConfigError(f"unknown setting {key!r}{did_you_mean(key, [*known, *SHORT_FORMS])}")
+    return key
+
+
+def parse_dotlist(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["bins=64", "train.lr=1e-3"]` -> keys as written and YAML values. Raises `ConfigError`."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"expected key=value, got {pair!r} (for example bins=64)")
+        try:
+            tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ConfigError(f"{key}: cannot read the value of {pair!r}") from error
+        assert isinstance(tree, dict)
+        parsed[key.strip()] = tree["value"]
+    return parsed
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`key=value` pairs of settings -> dotted full keys. Raises `ConfigError` for an unknown key."""
+    return {full_key(key): value for key, value in parse_dotlist(pairs).items()}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested or dotted mappings -> dotted full keys. Raises `ConfigError` for an unknown one."""
+    sections = {key.split(".")[0] for key in config_keys() if "." in key}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and (key in sections or not prefix):
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[full_key(key)] = value
+    return flat
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises `ConfigError` naming the file, and the line of a syntax error."""
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings at the top level")
+    return {str(key): value for key, value in tree.items()}
+
+
+def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a pydantic error on one line, key first."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {key!r}{did_you_mean(key, config_keys(model))}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return (
+        f"{key}: {message} (got {problem['input']!r})"
+        if not isinstance(problem["input"], dict)
+        else f"{key}: {message}"
+    )
+
+
+def make_config(task: str, *layers: Mapping[str, Any]) -> Config:
+    """The preset of a task with layers of dotted settings over it, the last one strongest.
+
+    Raises `ConfigError` for a task without a preset, an unknown key or a value out of range.
+    """
+    if task not in PRESETS:
+        raise ConfigError(f"unknown task {task!r}{did_you_mean(task, PRESETS)}")
+    flat: dict[str, Any] = dict(PRESETS[task])
+    for layer in layers:
+        flat |= {full_key(key): value for key, value in layer.items()}
+    flat["task"] = task
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, dot, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if dot else nested)[name] = value
+    try:
+        return Config.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigError(validation_message(error, Config)) from error

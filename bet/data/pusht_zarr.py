@@ -1,0 +1,63 @@
+"""The published PushT demonstrations: a replay buffer of Diffusion Policy, a zarr v2 folder.
+
+Holds `data/state` (N, 5): agent xy, block xy in pixels, block angle in radians; `data/action` (N, 2): where the agent
+should go, in pixels; `meta/episode_ends` (E,). Images and keypoints, where present, are not read.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.errors import GroupNotFoundError
+
+from bet.data.episodes import DataError, Episodes
+from bet.layouts import PushTLayout, pusht_observations
+
+_COLUMNS = {"data/state": 5, "data/action": 2, "meta/episode_ends": None}  # None: one-dimensional
+
+
+def load_pusht_zarr(path: Path, layout: PushTLayout = PushTLayout.STATE) -> Episodes:
+    """The demonstrations in a replay buffer, seen through a layout: observations (N, layout.dim), actions (N, 2).
+
+    Raises `DataError` naming the path and the key when the folder or an array is absent, unreadable or of the wrong
+    shape, or when lengths disagree. Warns when chunks are missing.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; give the replay buffer's folder (it usually ends in .zarr)")
+    try:
+        group = zarr.open_group(path, mode="r")
+    except GroupNotFoundError:
+        message = f"{path}: not a zarr group (no .zgroup inside); give the folder that holds data/ and meta/"
+        raise DataError(message) from None
+    state, action, ends = (_read(path, group, key, columns) for key, columns in _COLUMNS.items())
+    if len(state) != len(action):
+        raise DataError(
+            f"{path}: data/state has {len(state)} rows but data/action {len(action)}; they must pair up, row by row"
+        )
+    return Episodes(pusht_observations(state, layout), action, ends, task="pusht", source=str(path))
+
+
+def _read(path: Path, group: zarr.Group, key: str, columns: int | None) -> NDArray[Any]:
+    shape = "(E,)" if columns is None else f"(N, {columns})"
+    array = group.get(key)
+    if not isinstance(array, zarr.Array):
+        raise DataError(f"{path}: no array {key} {shape}; is this a PushT replay buffer?")
+    if array.ndim != (1 if columns is None else 2) or (columns is not None and array.shape[1] != columns):
+        raise DataError(f"{path}: {key} has shape {array.shape}, expected {shape}")
+    kind = np.integer if columns is None else np.floating
+    if not np.issubdtype(array.dtype, kind):
+        raise DataError(f"{path}: {key} holds {array.dtype}, expected {kind.__name__} numbers")
+    missing = array.nchunks - array.nchunks_initialized
+    if missing:  # legal in zarr, where such chunks hold zeros; in demonstrations, the mark of half a copy
+        warnings.warn(
+            f"{path}: {key} lacks {missing} of its {array.nchunks} chunks, which read as zeros: an incomplete copy?",
+            stacklevel=4,
+        )
+    try:
+        return np.asarray(array[:])
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: {key} cannot be read ({error}); copy or download it again") from error

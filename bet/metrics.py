@@ -1,0 +1,158 @@
+"""What one finished episode amounts to: the columns its task adds to the episode table, and the number to maximise.
+
+Every primary metric lies in [0, 1]. Push-T's is a mean over episodes of a per-episode score. Point mass's is an
+*aggregate*: success rate times mode coverage. Each of its rows carries the success (0 or 1), and `mode_coverage` takes
+counts of routes, of one table or of many bootstrap resamples at once.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bet.envs.pointmass import PointMassVersion
+from bet.envs.pusht import SUCCESS_COVERAGE
+from bet.trajectory import Trajectory
+
+NO_ROUTE = "none"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Base of the tasks' outcomes: each field, a str, float, int or bool, is a column of the episode table."""
+
+
+@dataclass(frozen=True)
+class PushTOutcome(Outcome):
+    """Columns of a Push-T episode."""
+
+    best_coverage: float
+    """Largest share of the goal that the block covered after any step, 0 to 1."""
+
+
+def pusht_outcome(trajectory: Trajectory) -> PushTOutcome:
+    return PushTOutcome(best_coverage=float(trajectory.signals["coverage"].max()))
+
+
+def pusht_primary(trajectory: Trajectory) -> float:
+    """min(best coverage / 0.95, 1): like success it is 1 when solved, unlike success it ranks weak policies."""
+    return min(pusht_outcome(trajectory).best_coverage / SUCCESS_COVERAGE, 1.0)
+
+
+@dataclass(frozen=True)
+class PointMassOutcome(Outcome):
+    """Columns of a point-mass episode."""
+
+    route: str
+    """The demonstrated route that a successful episode followed; "none" when it failed, or followed none of them."""
+    route_distance: float
+    """How far apart, in cells, the path and the nearest route get (Hausdorff distance); also for failed episodes."""
+
+
+def pointmass_outcome(trajectory: Trajectory, version: PointMassVersion) -> PointMassOutcome:
+    """Names the route that a path followed.
+
+    Nearness is a Hausdorff distance: the larger of how far a visited point strays from the route and how far a part of
+    the route is from the path. A path follows the nearest route when that is less than half of what separates the two
+    most similar routes: 1.118 cells in version 1, 1.414 in version 2. Merely *nearest* would not do. In version 2 all
+    routes meet at (4, 4), and a path that enters on one and leaves on another, or in version 1 one that cuts straight
+    through the middle, is equally near to two routes, has reproduced neither, and is "none".
+    """
+    routes, separation = _geometry(version)
+    distances = routes.distances(trajectory.observations.astype(np.float64))  # (R,)
+    nearest = int(np.argmin(distances))
+    # On the grid a path can be exactly half-way (1.414 cells off the diagonal): rounding must not decide.
+    follows = distances[nearest] < separation / 2 - 1e-6
+    return PointMassOutcome(
+        route=version.maze.routes[nearest].name if follows and trajectory.success else NO_ROUTE,
+        route_distance=float(distances[nearest]),
+    )
+
+
+def pointmass_primary(trajectory: Trajectory) -> float:
+    """1 on success, else 0: an episode's share in the success rate, one factor of the aggregate."""
+    return float(trajectory.success)
+
+
+def route_labels(version: PointMassVersion) -> tuple[str, ...]:
+    """The R + 1 values that the column `route` can have: the version's routes, then "none"."""
+    return (*(route.name for route in version.maze.routes), NO_ROUTE)
+
+
+def route_shares(version: PointMassVersion) -> NDArray[np.float64]:
+    """Demonstrated share of each of `route_labels`, (R + 1,): none of the demonstrations took "none"."""
+    return np.append(version.maze.shares, 0.0)
+
+
+def mode_coverage(counts: ArrayLike, shares: ArrayLike) -> NDArray[np.float64]:
+    """1 - total-variation distance between counted and demonstrated routes; 0 where nothing is counted.
+
+    `counts` (..., R) of successful episodes by route, `shares` (R,) that sum to 1 -> (...). 1 means that every route is
+    taken as often as in the demonstrations; a policy that knows one route gets that route's share.
+
+    Raises `ValueError` when the shapes disagree or the shares do not sum to 1.
+    """
+    counts, shares = np.asarray(counts, dtype=np.float64), np.asarray(shares, dtype=np.float64)
+    if shares.ndim != 1 or counts.shape[-1:] != shares.shape:
+        raise ValueError(f"counts have shape {counts.shape} but shares {shares.shape}")
+    if not np.isclose(shares.sum(), 1.0):
+        raise ValueError(f"shares sum to {shares.sum():g}, not to 1")
+    total = counts.sum(axis=-1, keepdims=True)  # (..., 1)
+    taken = counts / np.where(total > 0, total, 1.0)  # (..., R)
+    # 1 - sum(|p - q|) / 2 is the overlap sum(min(p, q)), in which nothing cancels.
+    return np.minimum(np.minimum(taken, shares).sum(axis=-1), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Routes:
+    """The routes of a maze in flat arrays, all measured at once: L legs, D points along them, R routes."""
+
+    begins: NDArray[np.float64]  # (L, 2)
+    ends: NDArray[np.float64]  # (L, 2)
+    first_legs: NDArray[np.intp]  # (R,) where each route's legs begin
+    points: NDArray[np.float64]  # (D, 2)
+    first_points: NDArray[np.intp]  # (R,)
+
+    def distances(self, path: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Hausdorff distance, in cells, of visited points (P, 2) from each route, (R,)."""
+        strays = np.minimum.reduceat(_to_legs(path, self.begins, self.ends), self.first_legs, axis=1)  # (P, R)
+        misses = _to_legs(self.points, path[:-1], path[1:]).min(axis=1)  # (D,)
+        return np.maximum(strays.max(axis=0), np.maximum.reduceat(misses, self.first_points))
+
+
+@cache
+def _geometry(version: PointMassVersion) -> tuple[_Routes, float]:
+    """The routes of a version, and the distance in cells between the two most similar ones."""
+    lines = [np.array(route.waypoints, dtype=np.float64) for route in version.maze.routes]
+    dense = [_densified(line) for line in lines]
+    routes = _Routes(
+        begins=np.concatenate([line[:-1] for line in lines]),
+        ends=np.concatenate([line[1:] for line in lines]),
+        first_legs=_starts([len(line) - 1 for line in lines]),
+        points=np.concatenate(dense),
+        first_points=_starts([len(points) for points in dense]),
+    )
+    apart = np.stack([routes.distances(points) for points in dense])  # (R, R)
+    return routes, float(apart[~np.eye(len(lines), dtype=bool)].min())
+
+
+def _densified(line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A polyline (C, 2) with every leg in eight pieces, corners kept, (8 (C - 1) + 1, 2)."""
+    legs = np.linspace(line[:-1], line[1:], 8, endpoint=False, axis=1)  # (C - 1, 8, 2)
+    return np.concatenate([legs.reshape(-1, 2), line[-1:]])
+
+
+def _starts(lengths: list[int]) -> NDArray[np.intp]:
+    return np.cumsum([0, *lengths[:-1]])
+
+
+def _to_legs(
+    points: NDArray[np.float64], begins: NDArray[np.float64], ends: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distance of points (P, 2) from straight legs (L, 2) to (L, 2) -> (P, L)."""
+    legs = ends - begins  # (L, 2)
+    squares = np.maximum((legs**2).sum(axis=1), np.finfo(np.float64).tiny)  # a leg may be a single point
+    away = points[:, None] - begins  # (P, L, 2)
+    along = np.clip((away * legs).sum(axis=2) / squares, 0, 1)  # (P, L)
+    return np.linalg.norm(away - along[..., None] * legs, axis=2)

@@ -1,0 +1,212 @@
+"""A policy: normalisers, network and codebook; loaded, saved and asked for actions as one thing.
+
+On disk it is a directory of `policy.json` and `weights.safetensors`; nothing is unpickled to load one.
+"""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from bet.codebook import decode
+from bet.config import Config, canonical_json
+from bet.errors import UsageError
+from bet.model import Transformer
+from bet.normalizer import Normalizer
+
+CENTERS = "codebook.centers"
+POLICY_JSON = "policy.json"
+WEIGHTS = "weights.safetensors"
+BEST = "best"  # in a run's policies/: the name of the best policy directory below it
+
+
+class PolicyError(UsageError):
+    """A policy cannot be read; the message names the file."""
+
+
+class Policy:
+    """A Behavior Transformer that acts.
+
+    `model(observations)` takes normalised observations (B, T, obs_dim) and returns bin logits (B, T, bins) and offsets
+    (B, T, bins, act_dim), in normalised action units.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: Transformer,
+        centers: Tensor,
+        observation_normalizer: Normalizer,
+        action_normalizer: Normalizer,
+        dataset_digest: str,
+    ) -> None:
+        self.config = config
+        self.model = model.eval()
+        self.centers = centers  # (bins, act_dim) normalised
+        self.observation_normalizer = observation_normalizer
+        self.action_normalizer = action_normalizer
+        self.dataset_digest = dataset_digest
+
+    @property
+    def window(self) -> int:
+        return self.config.model.window
+
+    @property
+    def device(self) -> torch.device:
+        return self.centers.device
+
+    def to(self, device: str | torch.device) -> "Policy":
+        self.model.to(device)
+        self.centers = self.centers.to(device)
+        return self
+
+    @property
+    def numerics(self) -> str:
+        """What can change a bit of what this policy does here: torch, CPU capability, device, dtype."""
+        return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {self.device} float32"
+
+    @torch.inference_mode()
+    def act(
+        self,
+        history: NDArray[np.float32],
+        lengths: NDArray[np.integer],
+        uniforms: NDArray[np.float64],
+        batch_size: int = 32,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Raw observations (B, W, obs_dim), left-aligned, (B,) real steps, (B,) uniforms in [0, 1) -> actions
+        (B, act_dim) in data units and the bins drawn (B,).
+
+        Forwards run at exactly `batch_size` rows, padded, so that a row's bits depend neither on B nor on the others.
+        """
+        count = len(history)
+        if count > batch_size:
+            parts = [slice(start, start + batch_size) for start in range(0, count, batch_size)]
+            acted = [self.act(history[p], lengths[p], uniforms[p], batch_size) for p in parts]
+            return np.concatenate([a for a, _ in acted]), np.concatenate([b for _, b in acted])
+        observations = np.zeros((batch_size, *history.shape[1:]), np.float32)  # (batch_size, W, obs_dim)
+        real = np.arange(history.shape[1]) < np.asarray(lengths)[:, None]  # (B, W)
+        observations[:count] = np.where(real[..., None], self.observation_normalizer.normalize(history), 0)
+        last = np.ones(batch_size, np.int64)
+        last[:count] = lengths
+        drawn = np.zeros(batch_size)
+        drawn[:count] = uniforms
+        logits, offsets = self.model.read(
+            torch.from_numpy(observations).to(self.device), torch.from_numpy(last).to(self.device)
+        )
+        cdf = logits.double().softmax(-1).cumsum(-1)  # (batch_size, bins)
+        threshold = torch.from_numpy(drawn).to(self.device)[:, None] * cdf[:, -1:]
+        bins = torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
+        rows = torch.arange(batch_size, device=self.device)
+        actions = decode(bins, offsets[rows, bins], self.centers)[:count].cpu().numpy()
+        return self.action_normalizer.denormalize(actions), bins[:count].cpu().numpy()
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors[CENTERS] = self.centers
+        return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what acts: task, network shape, normalisers, observation layout, and the tensors in name order."""
+        what_acts = {
+            "task": self.config.task,
+            "model": self.config.model.model_dump(mode="json", exclude={"dropout"}),
+            "bins": self.config.codebook.bins,
+            "observation": self.config.data.observation,
+            "observation_normalizer": self.observation_normalizer.to_json(),
+            "action_normalizer": self.action_normalizer.to_json(),
+        }
+        sha = hashlib.sha256(canonical_json(what_acts).encode())
+        for name, tensor in self._tensors.items():
+            sha.update(f"{name}{tuple(tensor.shape)}".encode())
+            sha.update(tensor.numpy().tobytes())
+        return sha.hexdigest()
+
+    def pack(self) -> tuple[bytes, bytes]:
+        """The contents of `policy.json` and `weights.safetensors`."""
+        about = {
+            "config": self.config.model_dump(mode="json"),
+            "obs_dim": self.model.obs_dim,
+            "act_dim": self.model.act_dim,
+            "observation_normalizer": self.observation_normalizer.to_json(),
+            "action_normalizer": self.action_normalizer.to_json(),
+            "dataset_digest": self.dataset_digest,
+            "policy_digest": self.digest,
+            "versions": {name: version(name) for name in ("bet-ray", "torch", "scikit-learn", "numpy")},
+        }
+        return json.dumps(about, indent=2, sort_keys=True).encode(), save_tensors(self._tensors)
+
+    @classmethod
+    def unpack(cls, about: bytes, weights: bytes, source: str = "policy") -> "Policy":
+        """The inverse of `pack`. Raises `PolicyError` naming `source`."""
+        try:
+            tree = json.loads(about)
+            config = Config.model_validate(tree["config"])
+            tensors = load_tensors(weights)
+            model = Transformer(config.model, tree["obs_dim"], tree["act_dim"], config.codebook.bins)
+            model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k != CENTERS})
+            policy = cls(
+                config,
+                model,
+                tensors[CENTERS],
+                Normalizer.from_json(tree["observation_normalizer"]),
+                Normalizer.from_json(tree["action_normalizer"]),
+                tree["dataset_digest"],
+            )
+            expected = tree["policy_digest"]
+        except (ValueError, KeyError, TypeError, RuntimeError, ValidationError, SafetensorError) as error:
+            raise PolicyError(f"{source}: not a policy: {str(error).splitlines()[0]}") from error
+        if policy.digest != expected:
+            raise PolicyError(f"{source}: the weights do not match the digest in {POLICY_JSON}; the files were changed")
+        return policy
+
+    def save(self, directory: Path) -> None:
+        """Write the policy directory; `policy.json` comes last, so a directory with one is whole."""
+        directory.mkdir(parents=True, exist_ok=True)
+        about, weights = self.pack()
+        for name, content in ((WEIGHTS, weights), (POLICY_JSON, about)):
+            temporary = directory / f".{name}.{os.getpid()}"
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(directory / name)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Policy":
+        """The policy of a policy directory, or the best one of a run directory.
+
+        Raises `PolicyError` naming the directory or file that is missing or damaged.
+        """
+        directory = resolve(Path(path))
+        try:
+            about, weights = (directory / POLICY_JSON).read_bytes(), (directory / WEIGHTS).read_bytes()
+        except OSError as error:
+            raise PolicyError(f"{error.filename}: {error.strerror}") from error
+        return cls.unpack(about, weights, str(directory))
+
+
+def resolve(path: Path) -> Path:
+    """The policy directory meant by a path: itself, or the best of a run. Raises `PolicyError`."""
+    if (path / POLICY_JSON).is_file():
+        return path
+    best = path / "policies" / BEST
+    if best.is_file():
+        return best.parent / best.read_text().strip()
+    if not path.exists():
+        raise PolicyError(f"{path}: no such run or policy directory")
+    raise PolicyError(
+        f"{path}: neither a policy (no {POLICY_JSON}) nor a run with a trained policy (no policies/{BEST})"
+    )

@@ -1,0 +1,38 @@
+"""Evaluation recipes: what exactly is measured, and where the randomness of every episode comes from."""
+
+import numpy as np
+
+from bet.config import Frozen, Split
+
+
+class Protocol(Frozen):
+    """A named, frozen evaluation recipe; its `digest` is part of every episode's identity."""
+
+    name: str
+    task: str
+    env_version: str
+    """Changes whenever the simulator could give other bits."""
+    max_steps: int
+    success: str
+    """The success rule, in words."""
+    primary: str
+    """Name of the primary metric, bounded in [0, 1]."""
+    batch_size: int = 32
+    """Rows of every policy forward; missing rows are padded, so a row's bits never depend on how many ran beside it."""
+    sampling: str = "inverse-cdf"
+    """How a bin is drawn: by inverse CDF from the episode's own uniforms."""
+    seed: int = 0
+
+
+_SPLIT_KEYS = {Split.TUNE: 0, Split.REPORT: 1}
+
+
+def episode_randomness(protocol: Protocol, split: Split, index: int) -> tuple[int, np.ndarray]:
+    """The environment's seed (uint64) and the policy's uniforms (max_steps,) in [0, 1) of one episode.
+
+    They depend on (protocol seed, split, index) alone: every policy meets the same initial states, and 200 episodes
+    extend to 1,000 without redoing any.
+    """
+    sequence = np.random.SeedSequence(protocol.seed, spawn_key=(_SPLIT_KEYS[split], index))
+    for_env, for_policy = sequence.spawn(2)
+    return int(for_env.generate_state(1, np.uint64)[0]), np.random.default_rng(for_policy).random(protocol.max_steps)

@@ -1,0 +1,190 @@
+"""Many episodes of one policy at once: slots refilled as episodes end, one padded forward for all of them a step.
+
+An episode's rows are a function of (policy, protocol, split, index): its seed and uniforms come from the protocol,
+the forward runs at the protocol's batch size, and a reset leaves nothing behind in a slot. How many slots there are,
+what ran in them before and in which order episodes start never shows in a result.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bet import tasks
+from bet.config import Split
+from bet.metrics import Outcome
+from bet.policy import Policy
+from bet.protocol import Protocol, episode_randomness
+from bet.trajectory import Trajectory
+
+
+class End(StrEnum):
+    """Why an episode ended."""
+
+    SUCCESS = "success"
+    TIME_LIMIT = "time_limit"
+    TERMINATED = "terminated"
+    """The task ended it without success."""
+    ERROR = "error"
+    """The policy gave an action that is not finite, or the episode could not be run."""
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One finished episode."""
+
+    index: int
+    seed: int
+    """The environment's integer seed, uint64."""
+    success: bool
+    primary: float
+    """The episode's share in the primary metric, in [0, 1]."""
+    total_reward: float
+    max_reward: float
+    length: int
+    end: End
+    outcome: Outcome | None
+    """Task columns; None after an error."""
+    trajectory: Trajectory | None
+
+
+class Rollout:
+    """Episodes of one policy under one protocol in `slots` slots.
+
+    `start` fills free slots, `step` advances every running one and returns what finished.
+    """
+
+    def __init__(self, policy: Policy, protocol: Protocol, split: Split, slots: int) -> None:
+        self.policy, self.protocol, self.split = policy, protocol, split
+        self.task = tasks.get(protocol.task)
+        self.env = self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
+        obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
+        there = self.env.single_observation_space.shape, self.env.single_action_space.shape
+        if there != ((obs_dim,), (act_dim,)):
+            raise ValueError(
+                f"the policy's observations and actions have shapes {(obs_dim,)} and {(act_dim,)}, "
+                f"but those of {protocol.task} ({policy.config.data.observation}) have {there[0]} and {there[1]}"
+            )
+        steps = protocol.max_steps
+        self._index = np.full(slots, -1)  # episode in each slot; -1 is free
+        self._seed = np.zeros(slots, np.uint64)
+        self._elapsed = np.zeros(slots, np.int64)
+        self._uniforms = np.zeros((slots, steps))
+        self._observations = np.zeros((slots, steps + 1, obs_dim), np.float32)
+        self._actions = np.zeros((slots, steps, act_dim), np.float32)
+        self._bins = np.zeros((slots, steps), np.int64)
+        self._rewards = np.zeros((slots, steps))
+        self._signals = {name: np.zeros((slots, steps)) for name in self.env.signals}
+
+    @property
+    def free(self) -> int:
+        """Slots without an episode."""
+        return int((self._index < 0).sum())
+
+    @property
+    def running(self) -> int:
+        """Episodes under way."""
+        return len(self._index) - self.free
+
+    def start(self, indices: Sequence[int]) -> None:
+        """Begin episodes in free slots; there must be enough of them."""
+        if not indices:
+            return
+        slots = np.flatnonzero(self._index < 0)[: len(indices)]
+        seeds: list[int | None] = [None] * len(self._index)
+        for slot, index in zip(slots, indices, strict=True):
+            seed, self._uniforms[slot] = episode_randomness(self.protocol, self.split, index)
+            seeds[slot] = seed
+            self._seed[slot] = seed
+        self._index[slots] = indices
+        self._elapsed[slots] = 0
+        mask = np.zeros(len(self._index), dtype=bool)
+        mask[slots] = True
+        observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})
+        self._observations[slots, 0] = observations[slots]
+
+    def step(self) -> list[EpisodeResult]:
+        """One control step of every running episode; the episodes it finished."""
+        slots = np.flatnonzero(self._index >= 0)
+        if len(slots) == 0:
+            return []
+        elapsed = self._elapsed[slots]
+        history, lengths = self._history(slots, elapsed)
+        actions, bins = self.policy.act(history, lengths, self._uniforms[slots, elapsed], self.protocol.batch_size)
+        finite = np.isfinite(actions).all(axis=1)  # (k,)
+        every_slot = np.zeros((len(self._index), self.policy.model.act_dim), np.float32)
+        every_slot[slots] = np.where(finite[:, None], actions, 0)
+        observations, rewards, terminated, truncated, info = self.env.step(every_slot)
+        self._observations[slots, elapsed + 1] = observations[slots]
+        self._actions[slots, elapsed] = actions
+        self._bins[slots, elapsed] = bins
+        self._rewards[slots, elapsed] = rewards[slots]
+        for name, values in self._signals.items():
+            values[slots, elapsed] = info[name][slots]
+        self._elapsed[slots] += 1
+        over = terminated[slots] | truncated[slots] | ~finite
+        return [
+            self._finish(slot, terminated=bool(terminated[slot]), broken=not good)
+            for slot, good in zip(slots[over], finite[over], strict=True)
+        ]
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _history(
+        self, slots: NDArray[np.intp], elapsed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The last W observations of each slot, left-aligned (k, W, obs_dim), and how many are real (k,)."""
+        window = self.policy.window
+        first = np.maximum(elapsed - window + 1, 0)
+        rows = np.minimum(first[:, None] + np.arange(window), elapsed[:, None])  # (k, W)
+        return self._observations[slots[:, None], rows], elapsed - first + 1
+
+    def _finish(self, slot: int, *, terminated: bool, broken: bool) -> EpisodeResult:
+        index, length = int(self._index[slot]), int(self._elapsed[slot])
+        self._index[slot] = -1
+        if broken:
+            return failed(self.protocol, self.split, index, length)
+        trajectory = Trajectory(
+            self._observations[slot, : length + 1].copy(),
+            self._actions[slot, :length].copy(),
+            self._rewards[slot, :length].copy(),
+            {name: values[slot, :length].copy() for name, values in self._signals.items()},
+            self._bins[slot, :length].copy(),
+        )
+        success = bool(trajectory.signals["success"][-1])
+        outcome = self.task.outcome(trajectory)
+        return EpisodeResult(
+            index=index,
+            seed=int(self._seed[slot]),
+            success=success,
+            primary=self.task.episode_primary(trajectory),
+            total_reward=float(trajectory.rewards.sum()),
+            max_reward=float(trajectory.rewards.max()),
+            length=length,
+            end=End.SUCCESS if success else End.TERMINATED if terminated else End.TIME_LIMIT,
+            outcome=outcome,
+            trajectory=trajectory,
+        )
+
+
+def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> EpisodeResult:
+    """The row of an episode that could not be finished: no success, nothing scored."""
+    seed, _ = episode_randomness(protocol, split, index)
+    return EpisodeResult(index, seed, False, 0.0, 0.0, 0.0, length, End.ERROR, None, None)
+
+
+def rollout(
+    policy: Policy, protocol: Protocol, split: Split, indices: Iterable[int], slots: int
+) -> Iterator[EpisodeResult]:
+    """Run the episodes of the given indices in this process, yielding each as it finishes."""
+    waiting = list(indices)[::-1]
+    engine = Rollout(policy, protocol, split, slots)
+    try:
+        while waiting or engine.running:
+            engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])
+            yield from engine.step()
+    finally:
+        engine.close()

@@ -1,0 +1,274 @@
+"""The training loop: the data set on the device once, a batch an index gather, everything random keyed.
+
+Sample order is a function of (seed, epoch), dropout of (seed, step). A checkpoint therefore needs no generator:
+weights, optimiser and the step number are the whole state, and a resumed run ends bit-identical to an uninterrupted
+one.
+"""
+
+import copy
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bet.codebook import encode, fit_codebook
+from bet.config import Config, FitOn, Schedule
+from bet.data.episodes import Episodes
+from bet.data.windows import Windows, windows_of
+from bet.errors import FailedRunError, UsageError
+from bet.losses import focal_loss, offset_loss
+from bet.model import Transformer
+from bet.normalizer import fit_normalizer
+from bet.policy import Policy
+
+_ORDER, _DROPOUT = 0, 1  # spawn keys of the two uses of train.seed beside the initial weights
+_VALIDATION_BATCH = 1024
+
+
+class TrainingDivergedError(FailedRunError):
+    """The loss is no longer finite; the message names the epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training windows came to; losses are means over positions."""
+
+    epoch: int
+    """Passes done, from 1."""
+    train_loss: float
+    train_focal: float
+    train_offset: float
+    val_loss: float
+    val_focal: float
+    val_offset: float
+    val_accuracy: float
+    """Share of validation positions whose likeliest bin is the true one."""
+    lr: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensors:
+    """A data set on the device, with room past the end so that a window never reads outside."""
+
+    observations: Tensor  # (N + W, obs_dim) normalised
+    bins: Tensor  # (N + W,)
+    offsets: Tensor  # (N + W, act_dim)
+    starts: Tensor  # (M,)
+    lengths: Tensor  # (M,)
+    window: int
+
+    @classmethod
+    def build(cls, observations: Tensor, actions: Tensor, centers: Tensor, windows: Windows) -> "_Tensors":
+        def padded(x: Tensor) -> Tensor:
+            return torch.cat([x, x.new_zeros(windows.window, *x.shape[1:])])
+
+        device = observations.device
+        bins, offsets = encode(actions, centers)
+        starts = torch.from_numpy(windows.starts).to(device)
+        lengths = torch.from_numpy(windows.lengths).to(device)
+        return cls(padded(observations), padded(bins), padded(offsets), starts, lengths, windows.window)
+
+    def gather(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sample indices (B,) -> observations (B, W, obs_dim), bins (B, W), offsets (B, W, act_dim), real (B, W)."""
+        steps = torch.arange(self.window, device=samples.device)
+        real = steps < self.lengths[samples][:, None]
+        rows = self.starts[samples][:, None] + steps
+        return self.observations[rows] * real[..., None], self.bins[rows], self.offsets[rows], real
+
+
+class Training:
+    """One training run, a step at a time.
+
+    `step()` does one optimiser step and returns the `Epoch` it completed, if it did. Losses are sums over real
+    positions divided by their count. Raises `DataError` when the data do not fit the settings.
+    """
+
+    def __init__(self, config: Config, episodes: Episodes) -> None:
+        self.config = config
+        self.device = torch.device(config.train.device)
+        train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
+        observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
+        action_normalizer = fit_normalizer(train.actions, config.data.normalize)
+        fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
+        centers = fit_codebook(
+            action_normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed
+        ).to(self.device)
+
+        def tensors(part: Episodes) -> _Tensors:
+            return _Tensors.build(
+                torch.from_numpy(observation_normalizer.normalize(part.observations)).to(self.device),
+                torch.from_numpy(action_normalizer.normalize(part.actions)).to(self.device),
+                centers,
+                windows_of(part, config.model.window, config.data.drop_last_window),
+            )
+
+        self._train, self._validation = tensors(train), tensors(validation)
+        obs_dim, act_dim = episodes.observations.shape[1], episodes.actions.shape[1]
+        self.model = Transformer(config.model, obs_dim, act_dim, config.codebook.bins)
+        self.model.initialize(torch.Generator().manual_seed(config.train.seed))
+        self.model.to(self.device)
+        self._average = copy.deepcopy(self.model) if config.train.ema else None
+        self._policy = (centers, observation_normalizer, action_normalizer, episodes.digest)
+        decayed = [p for n, p in self.model.named_parameters() if p.ndim == 2 and n != "position"]
+        plain = [p for n, p in self.model.named_parameters() if p.ndim != 2 or n == "position"]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.train.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.train.lr,
+            betas=config.train.betas,
+            fused=True,
+        )
+        self.steps_done = 0
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # focal, offset, positions of this epoch
+        self._order: Tensor | None = None
+        self.history: list[Epoch] = []
+
+    @property
+    def windows(self) -> int:
+        """Training windows in an epoch."""
+        return len(self._train.starts)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.windows / self.config.train.batch_size)
+
+    @property
+    def epochs_done(self) -> int:
+        return self.steps_done // self.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        return self.epochs_done >= self.config.train.epochs
+
+    def step(self) -> Epoch | None:
+        """One optimiser step. Raises `TrainingDivergedError` at the end of an epoch whose loss is not finite."""
+        settings = self.config.train
+        place = self.steps_done % self.steps_per_epoch
+        if place == 0 or self._order is None:
+            self._order = self._epoch_order(self.epochs_done)
+        samples = self._order[place * settings.batch_size : (place + 1) * settings.batch_size]
+        lr = self._lr(self.steps_done)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        noise = torch.Generator(self.device).manual_seed(self._key(_DROPOUT, self.steps_done))
+        focal, offset, count = self._losses(self.model, self._train, samples, noise)[:3]
+        loss = (focal + self.config.loss.offset_scale * offset) / count
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        self._optimizer.step()
+        if self._average is not None and settings.ema is not None:
+            # The usual ramp: an average over few steps must not remember the initial weights.
+            decay = min(settings.ema, (1 + self.steps_done) / (10 + self.steps_done))
+            with torch.no_grad():
+                for averaged, current in zip(self._average.parameters(), self.model.parameters(), strict=True):
+                    averaged.lerp_(current, 1 - decay)
+        self._sums += torch.stack([focal.detach(), offset.detach(), count]).double()
+        self.steps_done += 1
+        return self._finish_epoch(lr) if self.steps_done % self.steps_per_epoch == 0 else None
+
+    def policy(self) -> Policy:
+        """The policy as trained so far (a copy: training goes on without it)."""
+        centers, observation_normalizer, action_normalizer, digest = self._policy
+        model = copy.deepcopy(self._acting).requires_grad_(False).cpu()
+        return Policy(self.config, model, centers.cpu(), observation_normalizer, action_normalizer, digest)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; a reader never sees half of one."""
+        temporary = path.with_name(f".{path.name}")
+        torch.save(
+            {
+                "config": self.config.canonical_json(),
+                "data": self._policy[-1],
+                "model": self.model.state_dict(),
+                "average": None if self._average is None else self._average.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "steps_done": self.steps_done,
+                "sums": self._sums,
+                "history": [asdict(epoch) for epoch in self.history],
+            },
+            temporary,
+        )
+        temporary.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint of the same configuration and data. Raises `UsageError` naming the file."""
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        if state["config"] != self.config.canonical_json():
+            raise UsageError(f"{path}: was written with other settings; remove it or train into another directory")
+        if state["data"] != self._policy[-1]:
+            raise UsageError(f"{path}: was written with other demonstrations; train into another directory")
+        self.model.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.steps_done = state["steps_done"]
+        self._sums = state["sums"]
+        self.history = [Epoch(**row) for row in state["history"]]
+        self._order = None
+
+    @property
+    def _acting(self) -> Transformer:
+        return self.model if self._average is None else self._average
+
+    def _key(self, use: int, number: int) -> int:
+        sequence = np.random.SeedSequence(self.config.train.seed, spawn_key=(use, number))
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)  # torch takes 63 bits
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self._key(_ORDER, epoch))
+        return torch.randperm(self.windows, generator=generator).to(self.device)
+
+    def _lr(self, step: int) -> float:
+        settings = self.config.train
+        if step < settings.warmup_steps:
+            return settings.lr * (step + 1) / settings.warmup_steps
+        if settings.schedule is Schedule.CONSTANT:
+            return settings.lr
+        total = settings.epochs * self.steps_per_epoch
+        progress = (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+    def _losses(
+        self, model: Transformer, data: _Tensors, samples: Tensor, noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums over the real positions of a batch: focal loss, offset loss, positions, right bins."""
+        observations, bins, true_offsets, real = data.gather(samples)
+        logits, offsets = model(observations, noise)
+        focal = (focal_loss(logits, bins, self.config.loss.gamma) * real).sum()
+        offset = (offset_loss(offsets, bins, true_offsets) * real).sum()
+        right = ((logits.argmax(-1) == bins) & real).sum()
+        return focal, offset, real.sum().to(focal.dtype), right.to(focal.dtype)
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[float, float, float]:
+        """Focal loss, offset loss and accuracy over the validation windows."""
+        model = self._acting.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        everything = torch.arange(len(self._validation.starts), device=self.device)
+        for samples in everything.split(_VALIDATION_BATCH):
+            sums += torch.stack(self._losses(model, self._validation, samples, None)).double()
+        focal, offset, count, right = sums.tolist()
+        return focal / count, offset / count, right / count
+
+    def _finish_epoch(self, lr: float) -> Epoch:
+        focal, offset, count = self._sums.tolist()
+        self._sums.zero_()
+        scale = self.config.loss.offset_scale
+        train_loss = (focal + scale * offset) / count
+        epoch = self.epochs_done
+        val_focal, val_offset, accuracy = self._validate()
+        val_loss = val_focal + scale * val_offset
+        if not math.isfinite(train_loss) or not math.isfinite(val_loss):
+            raise TrainingDivergedError(f"the loss is not finite in epoch {epoch}; try a smaller train.lr")
+        row = Epoch(epoch, train_loss, focal / count, offset / count, val_loss, val_focal, val_offset, accuracy, lr)
+        self.history.append(row)
+        return row

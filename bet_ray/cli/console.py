@@ -1,0 +1,52 @@
+"""What all commands print with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Units per second since the start, not counting what was there before."""
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields.get("before", 0)
+        rate = done / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:,.1f}/s" if rate else "  -  ")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar with count, rate and time left, on stderr; silent where that is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        yield bar
+
+
+def default_run(name: str) -> Path:
+    """A fresh run directory: runs/NAME-DATE-TIME."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

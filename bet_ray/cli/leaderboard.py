@@ -1,0 +1,105 @@
+"""The sweep as a person watches it: a live table of settings with intervals, and the winner's two numbers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bet_ray.cli.console import console, errors
+
+if TYPE_CHECKING:
+    from bet_ray.sweep import Sweep
+    from bet_ray.tuning import OnTrials, SweepResult, TrialRecord
+
+ROWS = 20
+
+
+def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
+    """The best settings so far. All numbers are of `tune`, where the winner is chosen."""
+    from bet import tasks
+
+    table = Table(title=sweep.question, title_justify="left", header_style="bold")
+    table.add_column("#", justify="right")
+    for key in sweep.space:
+        table.add_column(key.rsplit(".", 1)[-1], justify="right")
+    for name in (tasks.get(sweep.task).protocol.primary, "success", "epoch", "val loss", "status"):
+        table.add_column(name, justify="right")
+    for place, trial in enumerate(trials[:ROWS], start=1):
+        rung = trial.best(sweep.objective)
+        cells = [_spelled(trial.setting.get(key)) for key in sweep.space]
+        if rung is None:
+            cells += ["", "", "", ""]
+        else:
+            cells += [_interval(rung.primary), _interval(rung.success), str(rung.epoch), f"{rung.val_loss:.3g}"]
+        table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
+    return table
+
+
+@contextmanager
+def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
+    """A callback for `run_sweep`: a live table on a terminal, a line per finished trial elsewhere."""
+    from bet_ray.tuning import Status
+
+    bar = Progress(
+        TextColumn("trials"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    line = bar.add_task("trials", total=sweep.trial_count)
+    told: set[str] = set()
+
+    def done(trials: "list[TrialRecord]") -> "list[TrialRecord]":
+        return [trial for trial in trials if trial.status is not Status.RUNNING]
+
+    if not errors.is_terminal:
+
+        def tell(trials: "list[TrialRecord]") -> None:
+            for trial in done(trials):
+                if trial.trial not in told:
+                    told.add(trial.trial)
+                    rung = trial.best(sweep.objective)
+                    score = f"{_interval(rung.primary)} after {rung.epoch} epochs" if rung else trial.error
+                    setting = " ".join(f"{key}={_spelled(value)}" for key, value in trial.setting.items())
+                    errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False, soft_wrap=True)
+
+        yield tell
+        return
+    with Live(Group(leaderboard(sweep, []), bar), console=errors, transient=True) as live:
+
+        def show(trials: "list[TrialRecord]") -> None:
+            bar.update(line, completed=len(done(trials)))
+            live.update(Group(leaderboard(sweep, trials), bar))
+
+        yield show
+
+
+def print_result(sweep: "Sweep", result: "SweepResult") -> None:
+    """The leaderboard, and what fresh episodes say of the winner."""
+    from bet import tasks
+
+    name = tasks.get(sweep.task).protocol.primary
+    console.print(leaderboard(sweep, result.trials))
+    setting = " ".join(f"{key}={_spelled(value)}" for key, value in result.winner.setting.items())
+    console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}", soft_wrap=True)
+    console.print(f"  chosen on tune     {name} {_interval(result.tune.primary)}, {result.tune.episodes} episodes")
+    found = result.report
+    console.print(
+        f"  measured on report {name} {found.primary:.2f}, success {found.success:.2f}, {found.episodes} fresh episodes"
+    )
+
+
+def _interval(numbers: tuple[float, float, float]) -> str:
+    estimate, low, high = numbers
+    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _spelled(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

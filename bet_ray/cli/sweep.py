@@ -1,0 +1,34 @@
+"""`bet-ray sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bet_ray.cli.console import console, default_run
+from bet_ray.cli.leaderboard import live_leaderboard, print_result
+
+EXAMPLES = (
+    "Examples: `bet-ray sweep sweeps/pusht_small.yaml --out runs/s` · `... trials=4 train.epochs=5` · `... --resume`"
+)
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="Sweep file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Changes as key=value: trials=4, eval.episodes=32, train.epochs=5.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/FILE-DATE-TIME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep in --out.")] = False,
+) -> None:
+    """Search settings, judge each by simulation, measure the winner on fresh episodes, write a report."""
+    from bet_ray.report import write_report
+    from bet_ray.sweep import load_sweep
+    from bet_ray.tuning import run_sweep
+
+    asked = load_sweep(file, settings or [])
+    run = out or default_run(file.stem)
+    with live_leaderboard(asked) as news:
+        result = run_sweep(asked, run, resume=resume, on_trials=news)
+    print_result(asked, result)
+    console.print(f"report: {write_report(run)}", soft_wrap=True)

@@ -1,0 +1,49 @@
+"""The demo: a sweep small enough for a coffee, on a task whose answer one can check by eye."""
+
+from pathlib import Path
+
+from bet import tasks
+from bet_ray.sweep import Sweep, parse_sweep
+from bet_ray.tuning import SweepResult
+
+DEMONSTRATIONS = 2000
+
+
+def demo_sweep(data: Path) -> Sweep:
+    """Bins x window x gamma on point mass 2, from the given demonstrations; sweeps/pointmass_demo.yaml, as installed."""
+    return parse_sweep(
+        {
+            "question": "How many bins, how long a window and which gamma keep all three routes of point mass 2?",
+            "task": "pointmass2",
+            "base": {"data.path": str(data), "train.epochs": 10, "train.lr": 1e-3},
+            "space": {"bins": [1, 3, 12], "window": [1, 2], "gamma": [0, 2]},
+            "search": "grid",
+            "eval": {"episodes": 200, "winner_episodes": 500},
+        },
+        "demo",
+    )
+
+
+def facts(sweep: Sweep, result: SweepResult) -> list[str]:
+    """The three most interesting things the demo found, in its own numbers."""
+    task = tasks.get(sweep.task)
+    found, name = result.report, task.protocol.primary
+    shares = ", ".join(
+        f"{mode} {share:.2f} (demonstrated {task.modes[mode]:.2f})"
+        for mode, share in found.mode_shares.items()
+        if task.modes[mode] > 0
+    )
+    measured = f"The winner takes the routes in shares {shares}: mode coverage {found.mode_coverage:.2f}."
+    single = [trial for trial in result.trials if trial.setting["codebook.bins"] == 1 and trial.rungs]
+    best_single = single[0].best(sweep.objective) if single else None
+    averaging = (
+        f"With one bin the best setting succeeds in {best_single.success[0]:.0%} of the episodes, but its {name} is "
+        f"{best_single.primary[0]:.2f}: it averages the demonstrations and knows one route."
+        if best_single
+        else "No setting with one bin finished."
+    )
+    curse = (
+        f"The winner was chosen at {result.tune.primary[0]:.2f} and measures {found.primary:.2f} on {found.episodes} fresh "
+        f"episodes; what wins a search looks a little better than it is."
+    )
+    return [measured, averaging, curse]

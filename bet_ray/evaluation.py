@@ -1,0 +1,160 @@
+"""Evaluate one policy on the pool, into the ledger."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bet import tasks
+from bet.config import ConfigError, Split, did_you_mean
+from bet.errors import UsageError
+from bet.measure import Measurement, measure
+from bet.policy import Policy, resolve
+from bet.protocol import Protocol
+from bet.tasks import Task
+from bet_ray.ledger import Ledger
+from bet_ray.pool import Finished, Job, Pool
+from bet_ray.results import unique_episodes
+from bet_ray.session import session
+
+FLUSH_SECONDS = 1.0  # finished episodes reach the disk at least this often
+
+Progress = Callable[[int, int, int], None]
+"""Called with episodes done, episodes in all, and how many of them were already in the ledger."""
+
+
+class MixedNumericsError(UsageError):
+    """Rows of different numerics would share a table."""
+
+
+def protocol_named(task: Task, name: str | None) -> Protocol:
+    """The task's protocol of a name; None is its own. Raises `ConfigError`."""
+    if name not in (None, task.protocol.name):
+        raise ConfigError(
+            f"eval.protocol: {task.name} has no protocol {name!r}{did_you_mean(str(name), [task.protocol.name])}"
+        )
+    return task.protocol
+
+
+def policy_name(directory: Path) -> str:
+    """What the `policy` column calls a policy directory: TRIAL/SEED/EPOCH inside a run, else its own name."""
+    parts = directory.resolve().parts
+    if "policies" in parts:
+        return "/".join(parts[len(parts) - parts[::-1].index("policies") :])
+    return directory.resolve().name
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    episodes: int = 100,
+    actors: int | None = None,
+    slots: int = 32,
+    out: str | Path | None = None,
+    split: Split | str = Split.REPORT,
+    protocol: str | None = None,
+    trajectories: bool = False,
+    allow_mixed_numerics: bool = False,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """Roll out episodes 0..episodes-1 of a policy and return their rows, as in `episodes/*.parquet`, by index.
+
+    `path` is a run or policy directory. With `out`, a run directory, finished episodes are recorded as they come and
+    those already there are not run again. Raises `PolicyError`, `ConfigError`, `PoolError`, `MixedNumericsError`.
+    """
+    policy = Policy.load(path)
+    task = tasks.get(policy.config.task)
+    recipe = protocol_named(task, protocol or policy.config.eval.protocol)
+    name = policy_name(resolve(Path(path)))
+    job = Job.of(policy, name, recipe, Split(split), keep_trajectories=trajectories)
+    ledger = None if out is None else Ledger(Path(out), task)
+    recorded = None if ledger is None else ledger.of(job.source)
+    if ledger is not None and not allow_mixed_numerics:
+        check_numerics(ledger, job)
+    known = set() if recorded is None else set(recorded.column("index").to_pylist())
+    missing = [index for index in range(episodes) if index not in known]
+    before = episodes - len(missing)
+    if progress:
+        progress(before, episodes, before)
+    collected = [] if recorded is None else [recorded]
+    if missing:
+        with session(actors) as cpus, Pool(actors or cpus, slots) as pool:
+            pool.submit(job, missing)
+            booked = Recorder(ledger)
+            while not pool.idle:
+                for finished in pool.poll():
+                    booked.add(finished)
+                    collected.append(finished.episodes)
+                    if progress:
+                        progress(before + booked.total, episodes, before)
+            booked.flush()
+    if ledger is not None:
+        ledger.compact()
+    table = unique_episodes(pa.concat_tables(collected))
+    return table.filter(pc.field("index") < episodes)
+
+
+def measurement(task: Task, table: pa.Table) -> Measurement:
+    """Measure rows of `episodes_schema`."""
+    routes = table.column("route").to_pylist() if task.modes else None
+    return measure(
+        task,
+        table.column("primary").to_numpy(),
+        table.column("success").to_numpy(zero_copy_only=False),
+        routes,
+        table.column("train_seed").to_numpy(),
+    )
+
+
+def run_of(path: Path) -> Path:
+    """The run directory that a run or policy directory belongs to; a policy outside any run is its own."""
+    for parent in path.resolve().parents:
+        if parent.name == "policies":
+            return parent.parent
+    return path
+
+
+def check_numerics(ledger: Ledger, job: Job) -> None:
+    """Raises `MixedNumericsError` if this policy was evaluated here under other numerics."""
+    table = ledger.read()
+    same = (pc.field("policy_digest") == job.source.policy_digest) & (
+        pc.field("protocol_digest") == job.source.protocol_digest
+    )
+    others = set(table.filter(same).column("numerics").to_pylist()) - {job.source.numerics}
+    if others:
+        raise MixedNumericsError(
+            f"{ledger.run}: holds episodes of this policy made with {sorted(others)[0]!r}, this machine has "
+            f"{job.source.numerics!r}; use another --out, or --allow-mixed-numerics"
+        )
+
+
+class Recorder:
+    """Collects finished episodes and writes them to a ledger about once a second."""
+
+    def __init__(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+        self._held: list[Finished] = []
+        self._written = time.monotonic()
+        self.total = 0
+
+    def add(self, finished: Finished) -> None:
+        self.total += len(finished)
+        if self._ledger is None:
+            return
+        self._held.append(finished)
+        if time.monotonic() - self._written > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put everything held on disk."""
+        if self._held and self._ledger is not None:
+            kept = [f.trajectories for f in self._held if f.trajectories is not None]
+            self._ledger.append(
+                pa.concat_tables([f.episodes for f in self._held]),
+                pa.concat_tables([f.execution for f in self._held]),
+                pa.concat_tables(kept) if kept else None,
+            )
+        self._held = []
+        self._written = time.monotonic()

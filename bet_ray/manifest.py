@@ -1,0 +1,65 @@
+"""`manifest.json`: what ran. Resolved settings, digests, versions, git revision and a host summary."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from bet.errors import UsageError
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "pymunk")
+
+
+class RunError(UsageError):
+    """A run directory is not what the command needs; the message names it."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> None:
+    """Record what is about to run. `kind` is train or sweep; `what` its resolved settings and digests."""
+    manifest = {
+        "kind": kind,
+        "task": task,
+        **what,
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "git": _git_revision(),
+        "host": {"system": platform.platform(), "cpus": os.cpu_count()},
+    }
+    write_text(run / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """Raises `RunError` for a directory that is not a run."""
+    path = run / MANIFEST
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        problem = "no such directory" if not run.exists() else f"not a run directory (no {MANIFEST})"
+        raise RunError(f"{run}: {problem}") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not readable: {error}") from error
+
+
+def _git_revision() -> str | None:
+    """The revision of the working directory, where it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

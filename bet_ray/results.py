@@ -1,0 +1,214 @@
+"""The tables a run leaves behind: every parquet schema, and the only place that names a column."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bet.rollout import EpisodeResult
+from bet.tasks import Task
+
+KEY = ("policy_digest", "protocol_digest", "numerics", "split", "index")
+"""What identifies an episode; rows of equal keys are equal."""
+
+_ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+
+
+def episodes_schema(task: Task) -> pa.Schema:
+    """One row per episode; the task's own columns come last."""
+    return pa.schema(
+        [
+            ("policy_digest", pa.string()),
+            ("protocol_digest", pa.string()),
+            ("numerics", pa.string()),
+            ("split", pa.string()),
+            ("index", pa.int64()),
+            ("task", pa.string()),
+            ("protocol", pa.string()),
+            ("policy", pa.string()),  # where it lies below policies/: TRIAL/SEED/EPOCH
+            ("train_seed", pa.int64()),
+            ("seed", pa.uint64()),  # the environment's
+            ("success", pa.bool_()),
+            ("primary", pa.float64()),  # the episode's share in the primary metric
+            ("return", pa.float64()),
+            ("max_reward", pa.float64()),
+            ("length", pa.int32()),
+            ("end", pa.string()),
+            *((field.name, _arrow_type(field.type)) for field in fields(task.outcome_type)),
+        ]
+    )
+
+
+EXECUTION = pa.schema(
+    [
+        *((name, pa.int64() if name == "index" else pa.string()) for name in KEY),
+        ("node", pa.string()),
+        ("actor", pa.string()),
+        ("wall_seconds", pa.float64()),
+        ("attempts", pa.int32()),
+    ]
+)
+"""Where and how an episode ran: what may differ between two runs of the same table."""
+
+
+def trajectories_schema(task: Task) -> pa.Schema:
+    """One row per step; the observation is the one before the action, and the last row of an episode has no action."""
+    signals = [(f"signal_{name}", pa.float64()) for name in task.make_env(1).signals]
+    return pa.schema(
+        [
+            *((name, pa.int64() if name == "index" else pa.string()) for name in KEY),
+            ("step", pa.int32()),
+            ("observation", pa.list_(pa.float32())),
+            ("action", pa.list_(pa.float32())),
+            ("bin", pa.int64()),
+            ("reward", pa.float64()),
+            *signals,
+        ]
+    )
+
+
+HISTORY = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("train_seed", pa.int64()),
+        ("epoch", pa.int32()),
+        *(
+            (name, pa.float64())
+            for name in (
+                "train_loss",
+                "train_focal",
+                "train_offset",
+                "val_loss",
+                "val_focal",
+                "val_offset",
+                "val_accuracy",
+                "lr",
+            )
+        ),
+        ("primary", pa.float64()),  # on `tune`, where this epoch was rolled out
+        ("success_rate", pa.float64()),
+    ]
+)
+"""One row per trial, training seed and epoch."""
+
+
+def trials_schema(space: Sequence[str]) -> pa.Schema:
+    """One row per trial; a column for each swept key, its value as JSON."""
+    numbers = ("objective", "primary", "primary_low", "primary_high", "success_rate", "success_low", "success_high")
+    return pa.schema(
+        [
+            ("trial", pa.string()),
+            ("status", pa.string()),
+            *((key, pa.string()) for key in space),
+            ("seeds", pa.int32()),
+            ("epoch", pa.int32()),  # the rung that counts: the best on `tune`
+            ("episodes", pa.int64()),
+            *((name, pa.float64()) for name in numbers),
+            ("val_loss", pa.float64()),
+            ("train_seconds", pa.float64()),
+            ("error", pa.string()),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class EpisodeSource:
+    """What the rows of one policy under one protocol and split have in common; also which episodes they are."""
+
+    policy_digest: str
+    protocol_digest: str
+    numerics: str
+    split: str
+    task: str
+    protocol: str
+    policy: str
+    train_seed: int
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The columns of `KEY` that all its rows share."""
+        return {name: getattr(self, name) for name in KEY if name != "index"}
+
+
+def episodes_table(task: Task, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:
+    """Rows of `episodes_schema`."""
+    common = asdict(source)
+    rows = [
+        common
+        | {
+            "index": result.index,
+            "seed": result.seed,
+            "success": result.success,
+            "primary": result.primary,
+            "return": result.total_reward,
+            "max_reward": result.max_reward,
+            "length": result.length,
+            "end": result.end.value,
+        }
+        | (asdict(result.outcome) if result.outcome is not None else {})
+        for result in results
+    ]
+    return _table(rows, episodes_schema(task))
+
+
+def execution_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of `EXECUTION`."""
+    return _table(rows, EXECUTION)
+
+
+def trajectories_table(task: Task, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:
+    """Rows of `trajectories_schema`."""
+    common = source.key
+    rows = []
+    for result in results:
+        path = result.trajectory
+        if path is None:
+            continue
+        for step, observation in enumerate(path.observations):
+            row = common | {"index": result.index, "step": step, "observation": observation}
+            if step < len(path):
+                row |= {"action": path.actions[step], "bin": int(path.bins[step]), "reward": float(path.rewards[step])}
+                row |= {f"signal_{name}": float(values[step]) for name, values in path.signals.items()}
+            rows.append(row)
+    return _table(rows, trajectories_schema(task))
+
+
+def unique_episodes(table: pa.Table) -> pa.Table:
+    """One row per key, in key order. Rows are deterministic, so which of two equal keys stays does not matter."""
+    table = table.sort_by([(name, "ascending") for name in KEY]).combine_chunks()
+    if table.num_rows < 2:
+        return table
+    fresh = np.zeros(table.num_rows, dtype=bool)
+    fresh[0] = True
+    for name in KEY:
+        column = table.column(name).to_numpy()
+        fresh[1:] |= column[1:] != column[:-1]
+    return table.filter(pa.array(fresh))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write parquet so that a reader sees the whole file or none (temporary name, fsync, rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    return _ARROW[annotation]

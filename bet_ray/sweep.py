@@ -1,0 +1,271 @@
+"""The sweep file: one question, the settings to try, how to judge them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+
+from bet.config import (
+    Config,
+    ConfigError,
+    Frozen,
+    flatten,
+    full_key,
+    load_yaml,
+    make_config,
+    parse_dotlist,
+    validation_message,
+)
+
+
+class Search(StrEnum):
+    GRID = "grid"
+    RANDOM = "random"
+    TPE = "tpe"
+
+
+class Scheduler(StrEnum):
+    NONE = "none"
+    ASHA = "asha"
+
+
+class Objective(StrEnum):
+    PRIMARY = "primary"
+    SUCCESS = "success"
+    VAL_LOSS = "val_loss"
+
+    @property
+    def mode(self) -> str:
+        """`max` or `min`, as Tune spells it."""
+        return "min" if self is Objective.VAL_LOSS else "max"
+
+
+class Range(Frozen):
+    """A numeric range: integers where both ends are, else real numbers."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _orderly(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low > 0 and no step")
+        return self
+
+    @property
+    def integer(self) -> bool:
+        return self.low.is_integer() and self.high.is_integer() and (self.step is None or self.step.is_integer())
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """The range as Optuna knows it."""
+        if self.integer and not (self.log and self.high / self.low > 1e6):
+            return IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
+        return FloatDistribution(self.low, self.high, self.log, self.step)
+
+    @property
+    def values(self) -> list[int] | list[float]:
+        """The steps of a stepped range. Raises `ConfigError` for one without steps."""
+        if self.step is None:
+            raise ConfigError("a grid needs values: give a list, or low, high and step")
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        values = [self.low + i * self.step for i in range(count)]
+        return [int(value) for value in values] if self.integer else values
+
+
+class SearchConfig(Frozen):
+    method: Search = Search.TPE
+    """How settings are chosen: every one (`grid`), at random, or by Optuna's TPE."""
+    seed: NonNegativeInt = 0
+    """Seed of the search."""
+
+
+class SweepEval(Frozen):
+    episodes: PositiveInt = 64
+    """Episodes on `tune` that judge a policy at each rung."""
+    rungs: PositiveInt = 1
+    """How many times a training is judged, evenly spaced; the last at its end. A setting counts with its best rung."""
+    winner_episodes: PositiveInt = 200
+    """Fresh episodes on `report` that measure the winner."""
+
+
+class Resources(Frozen):
+    """None: decided from the cluster. The pool reserves first, trials take the rest; with few CPUs all take halves."""
+
+    actors: PositiveInt | None = None
+    """Rollout actors."""
+    slots: PositiveInt = 32
+    """Episodes an actor runs at once."""
+    trials_at_once: PositiveInt | None = None
+    """Trials that train at the same time."""
+    cpus_per_trial: PositiveInt = 1
+    """Torch threads of a trial."""
+
+
+class Sweep(Frozen):
+    """What a sweep file says."""
+
+    question: str
+    """The question the sweep answers, in a sentence."""
+    task: str
+    """Name in the task registry."""
+    base: dict[str, Any] = {}  # noqa: RUF012
+    """Settings that all trials share."""
+    space: dict[str, list[Any] | Range]
+    """What is searched: a list is categorical, `{low, high, log | step}` a range."""
+    search: SearchConfig = SearchConfig()
+    trials: PositiveInt | None = None
+    """Settings to try; a grid tries all of them."""
+    seeds_per_trial: PositiveInt = 1
+    """Training seeds of each setting."""
+    scheduler: Scheduler = Scheduler.NONE
+    """`asha` stops poor trials at a rung."""
+    objective: Objective = Objective.PRIMARY
+    """What the winner is best at, on `tune`."""
+    eval: SweepEval = SweepEval()
+    resources: Resources = Resources()
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _method_alone(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _lists_or_ranges(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping) or not space:
+            raise ValueError("needs at least one setting to search")
+        for key, values in space.items():
+            if not isinstance(values, Mapping) and (not isinstance(values, list) or not values):
+                raise ValueError(f"{key}: expected a list of values or {{low, high}}")
+        return space
+
+    @field_validator("base", mode="after")
+    @classmethod
+    def _dotted_base(cls, base: dict[str, Any]) -> dict[str, Any]:
+        return flatten(base)
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _full_keys(cls, space: dict[str, Any]) -> dict[str, Any]:
+        return {full_key(key): values for key, values in space.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Sweep":
+        if self.search.method is not Search.GRID and self.trials is None:
+            raise ValueError(f"trials: how many settings should {self.search.method} try?")
+        clash = sorted(self.base.keys() & self.space.keys())
+        if clash:
+            raise ValueError(f"{clash[0]} is both in base and in space")
+        for key, values in self.space.items():
+            if isinstance(values, Range) and self.search.method is Search.GRID and values.step is None:
+                raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
+            # One at a time: a value out of range is an error now, not in the tenth trial.
+            for value in values if isinstance(values, list) else (values.low, values.high):
+                self.config({key: int(value) if isinstance(values, Range) and values.integer else value})
+        return self
+
+    def config(self, setting: Mapping[str, Any], seed: int = 0) -> Config:
+        """The resolved settings of one trial and its `seed`-th training seed."""
+        config = make_config(self.task, self.base, setting)
+        if seed == 0:
+            return config
+        return config.model_copy(update={"train": config.train.model_copy(update={"seed": config.train.seed + seed})})
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """Grid: every setting, in order. Random: `trials` of them, the same for the same seed."""
+        if self.search.method is Search.GRID:
+            choices = [values if isinstance(values, list) else values.values for values in self.space.values()]
+            for index, combination in enumerate(product(*choices)):
+                if self.trials is None or index < self.trials:
+                    yield dict(zip(self.space, combination, strict=True))
+            return
+        assert self.trials is not None
+        generator = np.random.default_rng(self.search.seed)
+        for _ in range(self.trials):
+            yield {key: _draw(values, generator) for key, values in self.space.items()}
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space as Optuna knows it."""
+        return {
+            key: CategoricalDistribution(values) if isinstance(values, list) else values.distribution
+            for key, values in self.space.items()
+        }
+
+    @property
+    def trial_count(self) -> int:
+        if self.search.method is Search.GRID:
+            return sum(1 for _ in self.settings())
+        assert self.trials is not None
+        return self.trials
+
+    def rung_epochs(self, epochs: int) -> list[int]:
+        """The epochs after which a training of `epochs` is judged."""
+        return sorted({max(round(epochs * (i + 1) / self.eval.rungs), 1) for i in range(self.eval.rungs)})
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file. `overrides` are `key=value` of the sweep (`trials=4`) or its base (`train.epochs=2`).
+
+    Raises `ConfigError` naming the file and the key.
+    """
+    tree = load_yaml(path)
+    return _validated(tree, overrides, str(path))
+
+
+def parse_sweep(tree: Mapping[str, Any], source: str) -> Sweep:
+    """A sweep from a mapping, as `manifest.json` keeps it. Raises `ConfigError`."""
+    return _validated(dict(tree), (), source)
+
+
+def _validated(tree: dict[str, Any], overrides: Sequence[str], source: str) -> Sweep:
+    try:
+        for key, value in parse_dotlist(overrides).items():
+            section, dot, name = key.partition(".")
+            if key in Sweep.model_fields:
+                tree[key] = value
+            elif dot and section in ("eval", "resources", "search") and name in _section_fields(section):
+                tree[section] = {**_mapping(tree.get(section, {})), name: value}
+            else:
+                tree["base"] = {**flatten(tree.get("base", {})), full_key(key): value}
+        return Sweep.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {validation_message(error, Sweep)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _mapping(section: Any) -> Mapping[str, Any]:
+    return {"method": section} if isinstance(section, str) else section
+
+
+def _section_fields(section: str) -> Mapping[str, Any]:
+    return {"eval": SweepEval, "resources": Resources, "search": SearchConfig}[section].model_fields
+
+
+def _draw(values: list[Any] | Range, generator: np.random.Generator) -> Any:
+    if isinstance(values, list):
+        return values[generator.integers(len(values))]
+    if values.step is not None:
+        return values.values[generator.integers(len(values.values))]
+    if values.integer and not values.log:
+        return int(generator.integers(int(values.low), int(values.high) + 1))
+    if values.log:
+        drawn = float(np.exp(generator.uniform(np.log(values.low), np.log(values.high))))
+        return round(drawn) if values.integer else drawn
+    return float(generator.uniform(values.low, values.high))

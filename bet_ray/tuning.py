@@ -1,0 +1,394 @@
+"""The sweep: Ray Tune chooses and places trials, each trains its seeds and has the pool judge them rung by rung.
+
+Resuming needs no state of Tune's: a setting has its own directory, a training its checkpoint, an episode its row. Run
+the same sweep again and what is done is found done.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow as pa
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+
+from bet import tasks
+from bet.config import ConfigError, Frozen, Split
+from bet.data.episodes import DataError, Episodes
+from bet.errors import FailedRunError
+from bet.measure import Measurement
+from bet.policy import Policy
+from bet.training import TrainingDivergedError
+from bet_ray.evaluation import measurement, protocol_named
+from bet_ray.manifest import read_manifest, write_manifest, write_text
+from bet_ray.pool import Job
+from bet_ray.results import trials_schema, write_table
+from bet_ray.service import RolloutService
+from bet_ray.session import session
+from bet_ray.sweep import Objective, Scheduler, Search, Sweep
+from bet_ray.training import SeedRun, set_best, trial_id, write_history
+
+log = logging.getLogger(__name__)
+
+TRIAL_JSON = "trial.json"
+STUDY_DB = "study.db"
+SETTING = "setting"  # the one key of a Tune config where we enumerate the settings ourselves
+
+
+class Rung(Frozen):
+    """A setting judged after some epochs, over its training seeds."""
+
+    epoch: int
+    objective: float
+    primary: tuple[float, float, float]
+    """Estimate, low, high on `tune`."""
+    success: tuple[float, float, float]
+    episodes: int
+    val_loss: float
+    by_seed: dict[int, tuple[float, float]]
+    """Training seed -> its policy's primary and success rate."""
+
+
+class Status(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    ERROR = "error"
+
+
+class TrialRecord(Frozen):
+    """What is known of a trial; kept as `policies/TRIAL/trial.json`."""
+
+    trial: str
+    setting: dict[str, Any]
+    status: Status
+    rungs: list[Rung]
+    train_seconds: float
+    error: str | None = None
+
+    def best(self, objective: Objective) -> Rung | None:
+        """The rung that counts."""
+        sign = 1 if objective.mode == "max" else -1
+        return max(self.rungs, key=lambda rung: sign * rung.objective, default=None)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep."""
+
+    run: Path
+    trials: list[TrialRecord]
+    """Best first."""
+    winner: TrialRecord
+    tune: Rung
+    """What the winner was chosen by."""
+    report: Measurement
+    """What fresh episodes say of it."""
+
+
+OnTrials = Callable[[list[TrialRecord]], None]
+"""Called with all trials, best first, whenever one has news."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a cluster's CPUs are divided."""
+
+    actors: int
+    cpus_per_actor: float
+    trials_at_once: int
+    cpus_per_trial: float
+
+
+def divide(sweep: Sweep, cpus: int) -> Shares:
+    """The pool reserves a quarter, trials take the rest; on one or two CPUs both take halves.
+
+    Rollouts are short beside training, so on a small machine a core reserved for them would mostly idle.
+    """
+    resources = sweep.resources
+    if cpus <= 2:
+        actors, trials = resources.actors or cpus, resources.trials_at_once or cpus
+        return Shares(actors, 0.5 * cpus / actors, trials, 0.5 * cpus / trials)
+    actors = min(resources.actors or max(cpus // 4, 1), cpus - 1)
+    fitting = max((cpus - actors) // resources.cpus_per_trial, 1)
+    trials = min(resources.trials_at_once or fitting, fitting)
+    return Shares(actors, 1.0, trials, min(resources.cpus_per_trial, cpus - actors))
+
+
+def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTrials | None = None) -> SweepResult:
+    """Run a sweep into a run directory and measure its winner on `report`.
+
+    Raises `ConfigError`, `DataError` or `RunError` before anything runs; `FailedRunError` when no trial succeeds.
+    """
+    _prepare(sweep, run, resume)
+    task = tasks.get(sweep.task)
+    base = sweep.config({})
+    episodes = task.load(base.data)
+    write_manifest(
+        run, "sweep", sweep.task, {"sweep": sweep.model_dump(mode="json"), "dataset_digest": episodes.digest}
+    )
+    with session() as cpus:
+        shares = divide(sweep, cpus)
+        service: Any = (
+            ray.remote(RolloutService)
+            .options(num_cpus=0, max_concurrency=2 * shares.trials_at_once + 4)
+            .remote(run.resolve(), sweep.task, shares.actors, sweep.resources.slots, shares.cpus_per_actor)
+        )
+        _search(sweep, run.resolve(), episodes, service, shares, on_trials)
+        trials = read_trials(run, sweep.objective)
+        write_trials(run, sweep, trials)
+        ranked = [trial for trial in trials if trial.rungs]
+        if not ranked:
+            errors = {trial.error for trial in trials if trial.error}
+            raise FailedRunError(f"no trial succeeded: {sorted(errors)[0] if errors else 'see the logs of Ray'}")
+        winner = ranked[0]
+        rung = winner.best(sweep.objective)
+        assert rung is not None
+        report = _measure_winner(sweep, run, winner, rung, service)
+        ray.get(service.compact.remote())
+        ray.kill(service)
+    return SweepResult(run, trials, winner, rung, report)
+
+
+def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
+    """All trials of a run, best first, those without a result last."""
+    records = [TrialRecord.model_validate_json(path.read_text()) for path in (run / "policies").glob(f"*/{TRIAL_JSON}")]
+    sign = -1 if objective.mode == "max" else 1
+
+    def rank(record: TrialRecord) -> tuple[bool, float, str]:
+        best = record.best(objective)
+        return best is None, sign * best.objective if best else 0.0, record.trial
+
+    return sorted(records, key=rank)
+
+
+def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
+    """Write `trials.parquet` and `history.parquet`."""
+    space = list(sweep.space)
+    rows = []
+    for trial in trials:
+        rung = trial.best(sweep.objective)
+        row: dict[str, Any] = {"trial": trial.trial, "status": trial.status, "error": trial.error}
+        row |= {key: json.dumps(value) for key, value in trial.setting.items()}
+        row |= {"seeds": sweep.seeds_per_trial, "train_seconds": trial.train_seconds}
+        if rung is not None:
+            row |= {"epoch": rung.epoch, "episodes": rung.episodes, "objective": rung.objective}
+            row |= dict(zip(("primary", "primary_low", "primary_high"), rung.primary, strict=True))
+            row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
+            row["val_loss"] = rung.val_loss
+        rows.append(row)
+    write_table(pa.Table.from_pylist(rows, schema=trials_schema(space)), run / "trials.parquet")
+    rungs = {
+        (trial.trial, seed, rung.epoch): scores
+        for trial in trials
+        for rung in trial.rungs
+        for seed, scores in rung.by_seed.items()
+    }
+    write_history(run, rungs)
+
+
+def _prepare(sweep: Sweep, run: Path, resume: bool) -> None:
+    if not run.exists() or not any(run.iterdir()):
+        run.mkdir(parents=True, exist_ok=True)
+        return
+    before = read_manifest(run).get("sweep")
+    if not resume:
+        raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
+    asked = sweep.model_dump(mode="json")
+    for key in ("task", "base", "space", "search", "seeds_per_trial", "objective"):
+        if before is None or before.get(key) != asked[key]:
+            raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
+
+
+def _search(
+    sweep: Sweep, run: Path, episodes: Episodes, service: Any, shares: Shares, on_trials: OnTrials | None
+) -> None:
+    """Run the trials under Tune."""
+    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1")
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, sweep=sweep, run=run, episodes=episodes, service=service),
+        {"cpu": shares.cpus_per_trial},
+    )
+    scheduler = None
+    if sweep.scheduler is Scheduler.ASHA:
+        rungs = sweep.rung_epochs(sweep.config({}).train.epochs)
+        scheduler = ASHAScheduler(time_attr="epoch", max_t=rungs[-1] + 1, grace_period=rungs[0])
+    if sweep.search.method is Search.TPE:
+        space: dict[str, Any] = {}
+        searcher, count = _optuna(sweep, run)
+        algorithm: Any = ConcurrencyLimiter(searcher, max_concurrent=shares.trials_at_once)
+    else:
+        space = {SETTING: tune.grid_search(list(sweep.settings()))}
+        algorithm, count = BasicVariantGenerator(max_concurrent=shares.trials_at_once), 1
+    if count == 0:
+        return
+    # Tune's own bookkeeping is not needed to resume, so it does not belong in the run.
+    with tempfile.TemporaryDirectory(prefix="bet-ray-tune-") as storage:
+        tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric="objective",
+                mode=sweep.objective.mode,
+                search_alg=algorithm,
+                scheduler=scheduler,
+                num_samples=count,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=storage,
+                verbose=0,
+                callbacks=[_News(run, sweep.objective, on_trials)] if on_trials else [],
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        ).fit()
+
+
+def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
+    """The TPE searcher on the run's study, and how many settings it still has to try.
+
+    Settings that were under way when a run was killed come first again; they continue from their checkpoints.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{run / STUDY_DB}")
+    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed, multivariate=True, constant_liar=True)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=run.name,
+        direction="maximize" if sweep.objective.mode == "max" else "minimize",
+        load_if_exists=True,
+    )
+    finished = 0
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state is optuna.trial.TrialState.RUNNING:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+        elif trial.state is optuna.trial.TrialState.COMPLETE:
+            finished += 1
+    searcher = OptunaSearch(
+        space=sweep.distributions,
+        metric="objective",
+        mode=sweep.objective.mode,
+        sampler=sampler,
+        study_name=run.name,
+        storage=storage,
+    )
+    return searcher, max(sweep.trial_count - finished, 0)
+
+
+def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episodes, service: Any) -> None:
+    """The Tune trainable: one setting, all its training seeds, judged at every rung while the training goes on."""
+    torch.set_num_threads(sweep.resources.cpus_per_trial)
+    setting = dict(config.get(SETTING, config))
+    configs = [sweep.config(setting, seed) for seed in range(sweep.seeds_per_trial)]
+    trial = trial_id(configs[0])
+    rungs: list[Rung] = []
+    seconds = 0.0
+
+    def record(status: Status, error: str | None = None) -> None:
+        written = TrialRecord(
+            trial=trial, setting=setting, status=status, rungs=rungs, train_seconds=seconds, error=error
+        )
+        write_text(run / "policies" / trial / TRIAL_JSON, written.model_dump_json(indent=2))
+
+    def settle(pending: tuple[int, float, list[ray.ObjectRef]]) -> None:
+        epoch, val_loss, evaluations = pending
+        rungs.append(_rung(sweep, epoch, val_loss, ray.get(evaluations)))
+        record(Status.RUNNING)
+        tune.report({"objective": rungs[-1].objective, "epoch": epoch, "trial": trial})
+
+    try:
+        runs = [SeedRun(run, config, episodes) for config in configs]
+        pending = None
+        for epoch in sweep.rung_epochs(configs[0].train.epochs):
+            began = time.monotonic()
+            jobs = [_train_to(seed_run, epoch) for seed_run in runs]
+            seconds += time.monotonic() - began
+            val_loss = sum(r.training.history[epoch - 1].val_loss for r in runs) / len(runs)
+            if pending is not None:
+                settle(pending)  # the last rung was simulated while this one trained
+            pending = epoch, val_loss, [service.evaluate.remote(job, sweep.eval.episodes) for job in jobs]
+        assert pending is not None
+        settle(pending)
+        record(Status.DONE)
+    except (DataError, ConfigError, TrainingDivergedError) as error:
+        record(Status.ERROR, str(error))  # this setting cannot work; the others go on
+
+
+def _train_to(seed_run: SeedRun, epoch: int) -> Job:
+    """Train one seed to a rung and make its policy a job; a rung passed before a resume is read back."""
+    if seed_run.training.epochs_done > epoch:
+        name = f"{seed_run.name}/{epoch}"
+        policy = Policy.load(seed_run.directory / str(epoch))
+    else:
+        seed_run.train_to(epoch)
+        policy, name = seed_run.export()
+    return _job(policy, name, Split.TUNE)
+
+
+def _job(policy: Policy, name: str, split: Split) -> Job:
+    task = tasks.get(policy.config.task)
+    protocol = protocol_named(task, policy.config.eval.protocol)
+    # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
+    keep = bool(task.modes) and split is Split.REPORT
+    return Job.of(policy, name, protocol, split, keep_trajectories=keep)
+
+
+def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: list[pa.Table]) -> Rung:
+    task = tasks.get(sweep.task)
+    overall = measurement(task, pa.concat_tables(tables))
+    by_seed = {}
+    for table in tables:
+        one = measurement(task, table)
+        by_seed[table.column("train_seed")[0].as_py()] = (one.primary.estimate, one.success.estimate)
+    primary, success = overall.primary, overall.success
+    objective = {
+        Objective.PRIMARY: primary.estimate,
+        Objective.SUCCESS: success.estimate,
+        Objective.VAL_LOSS: val_loss,
+    }[sweep.objective]
+    return Rung(
+        epoch=epoch,
+        objective=objective,
+        primary=(primary.estimate, primary.low, primary.high),
+        success=(success.estimate, success.low, success.high),
+        episodes=overall.episodes,
+        val_loss=val_loss,
+        by_seed=by_seed,
+    )
+
+
+def _measure_winner(sweep: Sweep, run: Path, winner: TrialRecord, rung: Rung, service: Any) -> Measurement:
+    """Roll the winner out on fresh episodes; `best` becomes its seed that did best on `tune`."""
+    names = {seed: f"{winner.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed}
+    set_best(run, names[max(rung.by_seed, key=lambda seed: rung.by_seed[seed])])
+    jobs = [_job(Policy.load(run / "policies" / name), name, Split.REPORT) for name in names.values()]
+    tables = ray.get([service.evaluate.remote(job, sweep.eval.winner_episodes) for job in jobs])
+    return measurement(tasks.get(sweep.task), pa.concat_tables(tables))
+
+
+class _News(tune.Callback):
+    """Tells the caller when a trial has news."""
+
+    def __init__(self, run: Path, objective: Objective, on_trials: OnTrials) -> None:
+        self._run, self._objective, self._on_trials = run, objective, on_trials
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self._tell()
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        self._on_trials(read_trials(self._run, self._objective))

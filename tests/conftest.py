@@ -1,0 +1,15 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data: `BET_DATA_DIR`, or `../shared/data` beside the repository. Absent: the test skips."""
+    folder = Path(os.environ.get("BET_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("needs the real data: set BET_DATA_DIR to the folder that holds pusht/ and blockpush/")
+    return folder
