@@ -384,6 +384,10 @@ class _News(tune.Callback):
     def __init__(self, run: Path, objective: Objective, on_trials: OnTrials) -> None:
         self._run, self._objective, self._on_trials = run, objective, on_trials
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to restore a run; we never do, and a live display cannot be pickled."""
+        return {}
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self._tell()
 

@@ -36,14 +36,16 @@ def main() -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for package in ("bet", "bet_ray") if debug else ():
+        logging.getLogger(package).setLevel(logging.DEBUG)
     warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
     try:
         app(args=arguments, prog_name="bet-ray")
     except (UsageError, FailedRunError) as error:
         if debug:
             raise
-        errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         errors.print(

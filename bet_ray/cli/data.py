@@ -30,7 +30,7 @@ def generate(
     made = demonstrations(PointMassVersion(task), episodes, seed, noise)
     save_episodes(made, path)
     console.print(f"{len(made)} demonstrations, {len(made.observations):,} steps, digest {made.digest[:12]} in {path}")
-    console.print(f"next: bet-ray train {task} data.path={path}", soft_wrap=True)
+    console.print(f"next: bet-ray train {task} data.path={path}")
 
 
 @app.command(epilog="Example: `bet-ray data info pusht`")
@@ -52,4 +52,4 @@ def info(
     console.print(f"lengths {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}")
     for name, array in (("observation", episodes.observations), ("action", episodes.actions)):
         bounds = ", ".join(f"{low:.4g}..{high:.4g}" for low, high in zip(array.min(0), array.max(0), strict=True))
-        console.print(f"{name} ({array.shape[1]}): {bounds}", soft_wrap=True)
+        console.print(f"{name} ({array.shape[1]}): {bounds}")

@@ -25,13 +25,13 @@ def demo(
     run = out or default_run("demo")
     data = run.with_name(f"{run.name}-demonstrations.parquet")
     save_episodes(demonstrations(PointMassVersion.TWO, DEMONSTRATIONS, seed=0), data)
-    console.print(f"{DEMONSTRATIONS} demonstrations in {data}", soft_wrap=True)
+    console.print(f"{DEMONSTRATIONS} demonstrations in {data}")
     sweep = demo_sweep(data)
     with live_leaderboard(sweep) as news:
         result = run_sweep(sweep, run, on_trials=news)
     print_result(sweep, result)
     console.print("\nThree things to notice")
     for fact in facts(sweep, result):
-        console.print(f"  · {fact}", soft_wrap=True)
-    console.print(f"\nepisodes, trials and history as parquet: {run}", soft_wrap=True)
-    console.print(f"report: {write_report(run)}", soft_wrap=True)
+        console.print(f"  · {fact}")
+    console.print(f"\nepisodes, trials and history as parquet: {run}")
+    console.print(f"report: {write_report(run)}")

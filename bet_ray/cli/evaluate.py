@@ -105,4 +105,4 @@ def replay(
         console.print(f"  bins drawn: {' '.join(map(str, bins[:24]))}{' …' if len(bins) > 24 else ''}")
     if video is not None:
         replays.write_video(replayed, video)
-        console.print(f"{len(replayed.frames)} frames in {video}", soft_wrap=True)
+        console.print(f"{len(replayed.frames)} frames in {video}")

@@ -68,7 +68,7 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
                     rung = trial.best(sweep.objective)
                     score = f"{_interval(rung.primary)} after {rung.epoch} epochs" if rung else trial.error
                     setting = " ".join(f"{key}={_spelled(value)}" for key, value in trial.setting.items())
-                    errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False, soft_wrap=True)
+                    errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False)
 
         yield tell
         return
@@ -88,7 +88,7 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     name = tasks.get(sweep.task).protocol.primary
     console.print(leaderboard(sweep, result.trials))
     setting = " ".join(f"{key}={_spelled(value)}" for key, value in result.winner.setting.items())
-    console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}", soft_wrap=True)
+    console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")
     console.print(f"  chosen on tune     {name} {_interval(result.tune.primary)}, {result.tune.episodes} episodes")
     found = result.report
     console.print(

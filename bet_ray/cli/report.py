@@ -14,4 +14,4 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a sweep.")]) -
     """Write report.html anew from what a sweep left, also from an unfinished one."""
     from bet_ray.report import write_report
 
-    console.print(f"{write_report(run)}", soft_wrap=True)
+    console.print(f"{write_report(run)}")

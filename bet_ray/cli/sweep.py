@@ -31,4 +31,4 @@ def sweep(
     with live_leaderboard(asked) as news:
         result = run_sweep(asked, run, resume=resume, on_trials=news)
     print_result(asked, result)
-    console.print(f"report: {write_report(run)}", soft_wrap=True)
+    console.print(f"report: {write_report(run)}")

@@ -49,5 +49,5 @@ def train(
         f"best epoch {best.epoch} of {resolved.train.epochs}: validation loss {best.val_loss:.4g} "
         f"(focal {best.val_focal:.4g}, bin accuracy {best.val_accuracy:.0%})"
     )
-    console.print(f"policy {policy.digest[:12]} in {run}", soft_wrap=True)
-    console.print(f"next: bet-ray eval {run} --episodes 200", soft_wrap=True)
+    console.print(f"policy {policy.digest[:12]} in {run}")
+    console.print(f"next: bet-ray eval {run} --episodes 200")
