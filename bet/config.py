@@ -63,7 +63,7 @@ class Split(StrEnum):
 class Frozen(BaseModel):
     """Base of every settings model: immutable, no unknown keys, field docstrings as descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def canonical_json(self) -> str:
         return canonical_json(self.model_dump(mode="json"))
@@ -77,7 +77,7 @@ class Frozen(BaseModel):
 class DataConfig(Frozen):
     path: str | None = None
     """Demonstrations. None: the task's own place under BET_DATA_DIR (point mass: generated on the spot)."""
-    split_seed: int = 0
+    split_seed: NonNegativeInt = 0
     """Seed of the train/validation split, apart from the training seed."""
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the episodes that train; the others validate."""
@@ -128,8 +128,11 @@ class LossConfig(Frozen):
     """Weight of the offset loss."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainConfig(Frozen):
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of initial weights, sample order and dropout."""
     epochs: PositiveInt = 50
     """Passes over the training windows."""
@@ -145,7 +148,7 @@ class TrainConfig(Frozen):
     """Decay of an exponential moving average of the weights, which then is what acts. None: no average."""
     weight_decay: NonNegativeFloat = 0.1
     """AdamW weight decay, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW betas."""
     grad_clip: PositiveFloat | None = 1.0
     """Largest gradient norm. None: no clipping."""
@@ -244,7 +247,7 @@ def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when something known is close, else a list of what is known."""
-    known = list(known)
+    known = [str(name) for name in known]  # the value of an enum, not its repr
     close = difflib.get_close_matches(word, known, n=1)
     if not close:  # somebody who types `epochs` means `train.epochs`
         close = [key for key in known if key.rsplit(".", 1)[-1] == word]
@@ -319,24 +322,23 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{key}: missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return (
-        f"{key}: {message} (got {problem['input']!r})"
-        if not isinstance(problem["input"], dict)
-        else f"{key}: {message}"
-    )
+    if not isinstance(problem["input"], Mapping):
+        message += f" (got {problem['input']!r})"
+    return f"{key}: {message}" if key else message
 
 
 def make_config(task: str, *layers: Mapping[str, Any]) -> Config:
     """The preset of a task with layers of dotted settings over it, the last one strongest.
 
-    Raises `ConfigError` for a task without a preset, an unknown key or a value out of range.
+    Raises `ConfigError` for a task without a preset or other than a layer's, an unknown key or a value out of range.
     """
     if task not in PRESETS:
         raise ConfigError(f"unknown task {task!r}{did_you_mean(task, PRESETS)}")
     flat: dict[str, Any] = dict(PRESETS[task])
     for layer in layers:
         flat |= {full_key(key): value for key, value in layer.items()}
-    flat["task"] = task
+    if flat.setdefault("task", task) != task:
+        raise ConfigError(f"task: the settings are for {flat['task']!r}, not for {task!r}")
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         section, dot, name = key.rpartition(".")

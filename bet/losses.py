@@ -10,7 +10,8 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     log_p = F.log_softmax(logits, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if gamma == 0:
         return -log_p
-    return -((-torch.expm1(log_p)).clamp_min(0) ** gamma) * log_p
+    # Clamped above 0, where x^gamma for gamma < 1 has an infinite slope and the gradient would be NaN.
+    return -((-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny) ** gamma) * log_p
 
 
 def offset_loss(offsets: Tensor, targets: Tensor, true_offsets: Tensor) -> Tensor:

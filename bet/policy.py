@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from bet.codebook import decode
-from bet.config import Config, canonical_json
+from bet.config import Config, canonical_json, validation_message
 from bet.errors import UsageError
 from bet.model import Transformer
 from bet.normalizer import Normalizer
@@ -52,7 +52,7 @@ class Policy:
         dataset_digest: str,
     ) -> None:
         self.config = config
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
         self.centers = centers  # (bins, act_dim) normalised
         self.observation_normalizer = observation_normalizer
         self.action_normalizer = action_normalizer
@@ -108,7 +108,8 @@ class Policy:
         threshold = torch.from_numpy(drawn).to(self.device)[:, None] * cdf[:, -1:]
         bins = torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
         rows = torch.arange(batch_size, device=self.device)
-        actions = decode(bins, offsets[rows, bins], self.centers)[:count].cpu().numpy()
+        actions = decode(bins, offsets[rows, bins], self.centers)
+        actions = torch.where(cdf[:, -1:].isfinite(), actions, torch.nan)[:count].cpu().numpy()
         return self.action_normalizer.denormalize(actions), bins[:count].cpu().numpy()
 
     @cached_property
@@ -150,26 +151,26 @@ class Policy:
 
     @classmethod
     def unpack(cls, about: bytes, weights: bytes, source: str = "policy") -> "Policy":
-        """The inverse of `pack`. Raises `PolicyError` naming `source`."""
+        """The inverse of `pack`. Raises `PolicyError` naming the file of `source` that is damaged."""
+        file = POLICY_JSON
         try:
             tree = json.loads(about)
             config = Config.model_validate(tree["config"])
-            tensors = load_tensors(weights)
             model = Transformer(config.model, tree["obs_dim"], tree["act_dim"], config.codebook.bins)
-            model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k != CENTERS})
-            policy = cls(
-                config,
-                model,
-                tensors[CENTERS],
-                Normalizer.from_json(tree["observation_normalizer"]),
-                Normalizer.from_json(tree["action_normalizer"]),
-                tree["dataset_digest"],
-            )
-            expected = tree["policy_digest"]
-        except (ValueError, KeyError, TypeError, RuntimeError, ValidationError, SafetensorError) as error:
-            raise PolicyError(f"{source}: not a policy: {str(error).splitlines()[0]}") from error
+            observation_normalizer = Normalizer.from_json(tree["observation_normalizer"])
+            action_normalizer = Normalizer.from_json(tree["action_normalizer"])
+            dataset_digest, expected = tree["dataset_digest"], tree["policy_digest"]
+            file = WEIGHTS
+            tensors = load_tensors(weights)
+            centers = tensors.pop(CENTERS)
+            model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+        except ValidationError as error:
+            raise PolicyError(f"{source}/{file}: not a policy's: {validation_message(error, Config)}") from error
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise PolicyError(f"{source}/{file}: not a policy's: {str(error).splitlines()[0]}") from error
+        policy = cls(config, model, centers, observation_normalizer, action_normalizer, dataset_digest)
         if policy.digest != expected:
-            raise PolicyError(f"{source}: the weights do not match the digest in {POLICY_JSON}; the files were changed")
+            raise PolicyError(f"{source}/{WEIGHTS}: does not match the digest in {POLICY_JSON}; one was changed")
         return policy
 
     def save(self, directory: Path) -> None:

@@ -113,7 +113,7 @@ class Rollout:
         elapsed = self._elapsed[slots]
         history, lengths = self._history(slots, elapsed)
         actions, bins = self.policy.act(history, lengths, self._uniforms[slots, elapsed], self.protocol.batch_size)
-        finite = np.isfinite(actions).all(axis=1)  # (k,)
+        finite: NDArray[np.bool] = np.asarray(np.isfinite(actions).all(axis=1))  # (k,)
         every_slot = np.zeros((len(self._index), self.policy.model.act_dim), np.float32)
         every_slot[slots] = np.where(finite[:, None], actions, 0)
         observations, rewards, terminated, truncated, info = self.env.step(every_slot)

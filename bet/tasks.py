@@ -67,6 +67,13 @@ class Task:
         episodes = self._load(data)
         if episodes.task != self.name:
             raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
+        env = self.make_env(1, data.observation)
+        for what, array, space in (
+            ("observations", episodes.observations, env.single_observation_space),
+            ("actions", episodes.actions, env.single_action_space),
+        ):
+            if array.shape[1:] != space.shape:
+                raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
         return episodes
 
     def _check_layout(self, layout: str) -> None:

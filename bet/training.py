@@ -9,6 +9,7 @@ import copy
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bet.codebook import encode, fit_codebook
-from bet.config import Config, FitOn, Schedule
+from bet.config import Config, FitOn, Schedule, canonical_json
 from bet.data.episodes import Episodes
 from bet.data.windows import Windows, windows_of
 from bet.errors import FailedRunError, UsageError
@@ -80,16 +81,26 @@ class _Tensors:
         return self.observations[rows] * real[..., None], self.bins[rows], self.offsets[rows], real
 
 
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch asserts that it was compiled with CUDA
+        raise UsageError(f"train.device: {name!r} is not available here: {str(error).splitlines()[0]}") from error
+    return device
+
+
 class Training:
     """One training run, a step at a time.
 
     `step()` does one optimiser step and returns the `Epoch` it completed, if it did. Losses are sums over real
-    positions divided by their count. Raises `DataError` when the data do not fit the settings.
+    positions divided by their count. Raises `DataError` when the data do not fit the settings, `UsageError` when the
+    device is not there.
     """
 
     def __init__(self, config: Config, episodes: Episodes) -> None:
         self.config = config
-        self.device = torch.device(config.train.device)
+        self.device = _device(config.train.device)
         train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
         action_normalizer = fit_normalizer(train.actions, config.data.normalize)
@@ -178,7 +189,7 @@ class Training:
     def policy(self) -> Policy:
         """The policy as trained so far (a copy: training goes on without it)."""
         centers, observation_normalizer, action_normalizer, digest = self._policy
-        model = copy.deepcopy(self._acting).requires_grad_(False).cpu()
+        model = copy.deepcopy(self._acting).cpu()
         return Policy(self.config, model, centers.cpu(), observation_normalizer, action_normalizer, digest)
 
     def save(self, path: Path) -> None:
@@ -186,7 +197,7 @@ class Training:
         temporary = path.with_name(f".{path.name}")
         torch.save(
             {
-                "config": self.config.canonical_json(),
+                "config": self._settings,
                 "data": self._policy[-1],
                 "model": self.model.state_dict(),
                 "average": None if self._average is None else self._average.state_dict(),
@@ -200,11 +211,15 @@ class Training:
         temporary.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint of the same configuration and data. Raises `UsageError` naming the file."""
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self.config.canonical_json():
+        """Continue from a checkpoint of the same settings and data. Raises `UsageError` naming the file."""
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            settings, data = state["config"], state["data"]
+        except (OSError, EOFError, LookupError, TypeError, RuntimeError, ValueError, UnpicklingError) as error:
+            raise UsageError(f"{path}: not a readable checkpoint; remove it to train again from the start") from error
+        if settings != self._settings:
             raise UsageError(f"{path}: was written with other settings; remove it or train into another directory")
-        if state["data"] != self._policy[-1]:
+        if data != self._policy[-1]:
             raise UsageError(f"{path}: was written with other demonstrations; train into another directory")
         self.model.load_state_dict(state["model"])
         if self._average is not None:
@@ -214,6 +229,11 @@ class Training:
         self._sums = state["sums"]
         self.history = [Epoch(**row) for row in state["history"]]
         self._order = None
+
+    @property
+    def _settings(self) -> str:
+        """What a checkpoint must agree on: all settings but those of evaluation, which change no weight."""
+        return canonical_json(self.config.model_dump(mode="json", exclude={"eval", "pool"}))
 
     @property
     def _acting(self) -> Transformer:

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.25  # how long a worker runs before it reports: long against a 1 ms round trip, short for a person
 POISON_DEATHS = 3  # an episode that took this many workers down becomes an `error` row
-START_DEATHS = 5  # workers lost in a row without a finished episode: the machine, not an episode, is at fault
+FAILED_STARTS = 3  # workers in a row that died before they took an episode
+GIVEN_UP = 3  # episodes in a row that were given up: not the episodes are at fault
 
 
 class PoolError(FailedRunError):
@@ -111,6 +112,9 @@ class RolloutWorker:
         self._slots = slots
         self._active: dict[str, _Active] = {}
 
+    def ready(self) -> None:
+        """Returns once the worker has started, so that a failed start is not blamed on an episode."""
+
     def advance(self, new: Sequence[tuple[str, int]], jobs: dict[str, list[ray.ObjectRef]]) -> list[_Report]:
         """Take on new episodes (job, index), run for a moment, return what finished.
 
@@ -165,6 +169,7 @@ class _Worker:
     """A worker as the dispatcher sees it."""
 
     handle: Any
+    ready: bool = False
     leases: dict[tuple[str, int], None] = field(default_factory=dict)  # ordered
     call: ray.ObjectRef | None = None
 
@@ -192,7 +197,8 @@ class Pool:
         self._queue: deque[tuple[str, int]] = deque()
         self._suspects: deque[tuple[str, int]] = deque()  # run alone: the next death convicts
         self._deaths: dict[tuple[str, int], int] = {}
-        self._deaths_in_a_row = 0
+        self._failed_starts = 0
+        self._given_up = 0
         self._work: dict[str, _Work] = {}
         self._workers = [self._new_worker() for _ in range(actors)]
 
@@ -234,19 +240,24 @@ class Pool:
             worker = calls[ref]
             worker.call = None
             try:
-                reports: list[_Report] = ray.get(ref)
+                reports: list[_Report] | None = ray.get(ref)
             except (RayActorError, RayTaskError) as error:
                 finished += self._lost(worker, error)
                 continue
+            if reports is None:  # it answered `ready`
+                worker.ready, self._failed_starts = True, 0
             self._call(worker)  # before anything else, so that the worker goes on while we book
-            finished += [self._book(worker, report) for report in reports]
+            finished += [self._book(worker, report) for report in reports or ()]
         return finished
 
     def _new_worker(self) -> _Worker:
         return _Worker(self._remote.remote(self._slots))
 
     def _call(self, worker: _Worker) -> None:
-        """Top up a worker's leases and let it run."""
+        """Top up a worker's leases and let it run; first wait for its start."""
+        if not worker.ready:
+            worker.call = worker.handle.ready.remote()
+            return
         new: list[tuple[str, int]] = []
         if any(lease in self._deaths and self._deaths[lease] >= POISON_DEATHS - 1 for lease in worker.leases):
             pass  # a suspect runs alone
@@ -263,7 +274,7 @@ class Pool:
             worker.call = worker.handle.advance.remote(new, {name: [self._work[name].ref] for name, _ in new})
 
     def _book(self, worker: _Worker, report: _Report) -> Finished:
-        self._deaths_in_a_row = 0
+        self._given_up = 0
         attempts = []
         for index in report.indices:
             worker.leases.pop((report.job, index), None)
@@ -302,8 +313,12 @@ class Pool:
 
     def _lost(self, worker: _Worker, error: Exception) -> list[Finished]:
         """Give a lost worker's leases back and replace it; an episode that took too many down ends as an error."""
-        log.warning("a rollout worker was lost (%s); its episodes run again", str(error).strip().splitlines()[-1])
-        self._deaths_in_a_row += 1
+        reason = str(error).strip().splitlines()[-1]
+        log.warning("a rollout worker was lost (%s); its episodes run again", reason)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise PoolError(f"{FAILED_STARTS} rollout workers in a row could not start: {reason}") from error
         ray.kill(worker.handle)
         self._workers[self._workers.index(worker)] = self._new_worker()
         finished = []
@@ -315,14 +330,14 @@ class Pool:
                 self._suspects.append(lease)
             else:
                 self._queue.appendleft(lease)
-        if self._deaths_in_a_row >= START_DEATHS:
-            raise PoolError(f"{START_DEATHS} rollout workers were lost in a row; the last one said: {error}") from error
+        if self._given_up >= GIVEN_UP:
+            raise PoolError(f"{GIVEN_UP} episodes in a row took down every worker that ran them: {reason}") from error
         return finished
 
     def _give_up(self, lease: tuple[str, int]) -> Finished:
         name, index = lease
         job = self._work[name].job
-        self._deaths_in_a_row = 0
+        self._given_up += 1
         log.error("episode %d was given up after %d lost workers", index, POISON_DEATHS)
         tables = _tables(job, [failed(job.protocol, job.split, index)])
         attempts = self._deaths.pop(lease)

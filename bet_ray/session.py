@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
 
 @contextmanager
@@ -17,16 +18,30 @@ def session(cpus: int | None = None) -> Iterator[int]:
     if ray.is_initialized():
         yield int(ray.cluster_resources().get("CPU", 1))
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
-        # Ray's dashboard would listen on a port for nobody, and its usage report has nowhere to go.
+        _stay_on_loopback()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, cpus or 1), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
+            num_cpus=max(os.cpu_count() or 1, cpus or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     try:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """Have the processes of a private Ray listen on 127.0.0.1 alone.
+
+    `_node_ip_address="127.0.0.1"` does not do it: on Linux Ray turns it into the machine's address. What does is the
+    switch by which Ray stays local on macOS and Windows; the variable is for the processes, the constant for this one,
+    where Ray may have been imported before.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False

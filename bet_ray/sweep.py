@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from optuna.distributions import (
@@ -13,7 +13,16 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bet.config import (
     Config,
@@ -87,6 +96,13 @@ class Range(Frozen):
         return [int(value) for value in values] if self.integer else values
 
 
+# A tagged union, so that an error speaks of the kind that was meant.
+Values = Annotated[
+    Annotated[list[Any], Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "range"),
+]
+
+
 class SearchConfig(Frozen):
     method: Search = Search.TPE
     """How settings are chosen: every one (`grid`), at random, or by Optuna's TPE."""
@@ -125,7 +141,7 @@ class Sweep(Frozen):
     """Name in the task registry."""
     base: dict[str, Any] = {}  # noqa: RUF012
     """Settings that all trials share."""
-    space: dict[str, list[Any] | Range]
+    space: dict[str, Values]
     """What is searched: a list is categorical, `{low, high, log | step}` a range."""
     search: SearchConfig = SearchConfig()
     trials: PositiveInt | None = None

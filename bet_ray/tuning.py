@@ -215,7 +215,7 @@ def _search(
     sweep: Sweep, run: Path, episodes: Episodes, service: Any, shares: Shares, on_trials: OnTrials | None
 ) -> None:
     """Run the trials under Tune."""
-    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1")
+    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     trainable = tune.with_resources(
         tune.with_parameters(_trial, sweep=sweep, run=run, episodes=episodes, service=service),
         {"cpu": shares.cpus_per_trial},

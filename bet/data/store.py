@@ -46,7 +46,12 @@ def load_episodes(path: Path) -> Episodes:
     for column in ("episode", "observation", "action"):
         if column not in table.column_names:
             raise DataError(f"{path}: no column {column!r}")
-    episode = table.column("episode").to_numpy()
+    numbers = table.column("episode")
+    if not pa.types.is_integer(numbers.type) or numbers.null_count:
+        raise DataError(
+            f"{path}: column 'episode' is {numbers.type} with {numbers.null_count} nulls, expected integers"
+        )
+    episode = numbers.to_numpy()
     if len(episode) == 0:
         raise DataError(f"{path}: no episodes")
     if (np.diff(episode) < 0).any():
@@ -54,7 +59,7 @@ def load_episodes(path: Path) -> Episodes:
 
     def matrix(column: str) -> np.ndarray:
         kind = table.schema.field(column).type
-        if not pa.types.is_fixed_size_list(kind):
+        if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
             raise DataError(f"{path}: column {column!r} is {kind}, expected fixed-size lists of float32")
         values = table.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return values.reshape(-1, kind.list_size)

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from bet.errors import FailedRunError, UsageError
-from bet_ray.cli import data, demo, evaluate, report, sweep, train
+from bet_ray.cli import data, demo, evaluate, report, settings, sweep, train
 from bet_ray.cli.console import errors
 
 app = typer.Typer(
@@ -26,7 +26,8 @@ app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("replay", epilog=evaluate.REPLAY_EXAMPLES)(evaluate.replay)
-app.command("demo")(demo.demo)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("settings", epilog=settings.EXAMPLES)(settings.settings)
 app.add_typer(data.app, name="data")
 
 

@@ -1,0 +1,61 @@
+"""Rollout videos of the winner, as they go into the page."""
+
+import tempfile
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bet.config import Split
+from bet.policy import Policy
+from bet_ray.replay import replay, write_video
+from bet_ray.report.records import Records
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An episode to watch."""
+
+    title: str
+    episode: int
+    steps: int
+    score: float
+    """The episode's share in the primary metric."""
+    mp4: str
+    """Base64."""
+
+
+def clips(records: Records) -> tuple[Clip, ...]:
+    """A success and a failure of the winner's best seed; its best episode where none succeeds. Raises `PolicyError`."""
+    winner = records.winner
+    if winner is None or not winner.measured:
+        return ()
+    policy = Policy.load(records.run)
+    rows = winner.rows.filter(pc.field("policy_digest") == policy.digest)
+    return tuple(_clip(policy, title, index) for title, index in _chosen(rows))
+
+
+def _chosen(rows: pa.Table) -> list[tuple[str, int]]:
+    won, lost = rows.filter(pc.field("success")), rows.filter(~pc.field("success"))
+    chosen = []
+    if won.num_rows:
+        chosen.append(("A success", won.column("index")[0].as_py()))
+    elif rows.num_rows:
+        best = int(np.argmax(rows.column("primary").to_numpy()))
+        chosen.append(("Its best episode", rows.column("index")[best].as_py()))
+    taken = {index for _, index in chosen}
+    failures = [index for index in lost.column("index").to_pylist() if index not in taken]
+    return chosen + [("A failure", index) for index in failures[:1]]
+
+
+def _clip(policy: Policy, title: str, index: int) -> Clip:
+    replayed = replay(policy, Split.REPORT, index)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(replayed, path)
+        mp4 = b64encode(path.read_bytes()).decode()
+    result = replayed.result
+    return Clip(title, index, result.length, result.primary, mp4)

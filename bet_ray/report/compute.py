@@ -1,0 +1,323 @@
+"""What the page says of the trials: the answer, the leaderboard, each setting's effect and the learning curves.
+
+Every interval was computed by `bet_ray.evaluation.measurement`, for the trials when they ran.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from bet.measure import Measurement
+from bet.training import Epoch
+from bet_ray.evaluation import measurement
+from bet_ray.report.records import Records
+from bet_ray.report.values import Estimate, key_name, setting_text, spelled
+from bet_ray.sweep import Range
+from bet_ray.tuning import Rung, Status, TrialRecord
+
+MOST_CATEGORIES = 8  # values a key may have and still get a column for each
+MOST_COLOURS = 6
+
+
+class Stage(StrEnum):
+    """How far the sweep has come."""
+
+    SEARCHING = "searching"
+    MEASURING = "measuring"
+    """The search is over, the winner's fresh episodes are not all there."""
+    MEASURED = "measured"
+    FAILED = "failed"
+    """The search is over and no trial has a result."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The box at the top."""
+
+    stage: Stage
+    setting: str
+    """The winner's, or the best one's so far; empty without any."""
+    epoch: int | None
+    chosen: Estimate | None
+    """The primary metric on `tune`, by which the setting was chosen."""
+    chosen_success: Estimate | None
+    chosen_episodes: int
+    measured: Measurement | None
+    """What fresh episodes say; None until all of them are there."""
+    fresh: int
+    """Fresh episodes there are."""
+    promised: int
+    """Fresh episodes there will be."""
+    contenders: int
+    """Other settings whose interval on `tune` reaches the winner's estimate."""
+    done: int
+    failed: int
+    under_way: int
+    total: int
+
+
+def answer(records: Records) -> Answer:
+    statuses = [trial.status for trial in records.trials]
+    done, failed = statuses.count(Status.DONE), statuses.count(Status.ERROR)
+    winner = records.winner
+    if winner is None:
+        stage = Stage.FAILED if records.search_over else Stage.SEARCHING
+    elif not records.search_over:
+        stage = Stage.SEARCHING
+    else:
+        stage = Stage.MEASURED if winner.measured else Stage.MEASURING
+    rungs = [rung for trial in records.trials[1:] if (rung := trial.best(records.sweep.objective))]
+    return Answer(
+        stage=stage,
+        setting=setting_text(winner.trial.setting) if winner else "",
+        epoch=winner.rung.epoch if winner else None,
+        chosen=Estimate(*winner.rung.primary) if winner else None,
+        chosen_success=Estimate(*winner.rung.success) if winner else None,
+        chosen_episodes=winner.rung.episodes if winner else 0,
+        measured=measurement(records.task, winner.rows) if winner and stage is Stage.MEASURED else None,
+        fresh=winner.rows.num_rows if winner else 0,
+        promised=winner.promised if winner else 0,
+        contenders=sum(rung.primary[2] >= winner.rung.primary[0] for rung in rungs) if winner else 0,
+        done=done,
+        failed=failed,
+        under_way=0 if records.search_over else records.started - done - failed,
+        total=records.sweep.trial_count,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial on the leaderboard."""
+
+    place: int | None
+    """None without a result."""
+    trial: str
+    values: tuple[str, ...]
+    """Of the swept keys, in the order of the header."""
+    primary: Estimate | None
+    success: Estimate | None
+    episodes: int | None
+    epoch: int | None
+    val_loss: float | None
+    train_seconds: float
+    status: str
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All numbers are of `tune`."""
+
+    keys: tuple[str, ...]
+    """Swept keys without their section, where that is clear."""
+    fixed: tuple[str, ...]
+    """`key=value` of the keys that had one value throughout."""
+    episodes: int | None
+    """How many judged each trial; None where that differs."""
+    rows: tuple[Row, ...]
+
+
+def leaderboard(records: Records) -> Leaderboard:
+    varied, fixed = _varied(records)
+    rows = []
+    for place, trial in enumerate(records.trials, start=1):
+        rung = trial.best(records.sweep.objective)
+        rows.append(
+            Row(
+                place=place if rung else None,
+                trial=trial.trial,
+                values=tuple(spelled(trial.setting.get(key)) for key in varied),
+                primary=Estimate(*rung.primary) if rung else None,
+                success=Estimate(*rung.success) if rung else None,
+                episodes=rung.episodes if rung else None,
+                epoch=rung.epoch if rung else None,
+                val_loss=rung.val_loss if rung else None,
+                train_seconds=trial.train_seconds,
+                status=_status(trial, records.search_over),
+                error=trial.error,
+            )
+        )
+    counts = {row.episodes for row in rows if row.episodes is not None}
+    names = [key.rsplit(".", 1)[-1] for key in varied]
+    keys = names if len(set(names)) == len(names) else [key_name(key) for key in varied]
+    return Leaderboard(tuple(keys), fixed, counts.pop() if len(counts) == 1 else None, tuple(rows))
+
+
+def _status(trial: TrialRecord, search_over: bool) -> str:
+    # A trial that its scheduler stopped, or that was killed, never got to write that it is over.
+    return "stopped early" if trial.status is Status.RUNNING and search_over else trial.status.value
+
+
+class Axis(StrEnum):
+    """How the values of a key are laid out."""
+
+    CATEGORY = "category"
+    LINEAR = "linear"
+    LOG = "log"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A trial in a panel."""
+
+    x: float
+    """The value, or on a category axis its column and a step aside."""
+    primary: Estimate
+    success: Estimate
+    hover: str
+    winner: bool
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Over the trials that share a value."""
+
+    x: float
+    primary: float
+    success: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The primary metric and the success rate against one swept key."""
+
+    key: str
+    axis: Axis
+    labels: tuple[str, ...]
+    """Of the columns of a category axis."""
+    dots: tuple[Dot, ...]
+    means: tuple[Mean, ...]
+
+
+def panels(records: Records) -> tuple[Panel, ...]:
+    judged = _judged(records)
+    return tuple(_panel(records, key, judged) for key in _varied(records)[0]) if judged else ()
+
+
+def _panel(records: Records, key: str, judged: Sequence[tuple[TrialRecord, Rung]]) -> Panel:
+    values = _distinct([trial.setting.get(key) for trial, _ in judged])
+    axis = _axis(records.sweep.space[key])
+    dots, means = [], []
+    for column, value in enumerate(values):
+        here = sorted(
+            ((trial, rung) for trial, rung in judged if trial.setting.get(key) == value),
+            key=lambda pair: pair[1].primary,
+        )
+        center = float(column if axis is Axis.CATEGORY else value)
+        aside = np.linspace(-0.3, 0.3, len(here)) if len(here) > 1 else np.zeros(1)
+        for offset, (trial, rung) in zip(aside, here, strict=True):
+            dots.append(
+                Dot(
+                    x=center + float(offset) if axis is Axis.CATEGORY else center,
+                    primary=Estimate(*rung.primary),
+                    success=Estimate(*rung.success),
+                    hover=f"{key_name(key)}={spelled(value)}, {setting_text(trial.setting, without=key)}",
+                    winner=records.winner is not None and trial.trial == records.winner.trial.trial,
+                )
+            )
+        if len(here) > 1:
+            mean = [float(np.mean([scores[0] for scores in each])) for each in _scores(here)]
+            means.append(Mean(center, *mean))
+    return Panel(key_name(key), axis, tuple(map(spelled, values)), tuple(dots), tuple(means))
+
+
+def _axis(space: list[Any] | Range) -> Axis:
+    if isinstance(space, Range):
+        step = space.step or (1 if space.integer else None)
+        if step is not None and (space.high - space.low) / step < MOST_CATEGORIES and not space.log:
+            return Axis.CATEGORY
+        return Axis.LOG if space.log else Axis.LINEAR
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in space)
+    return Axis.LINEAR if numeric and len(space) > MOST_CATEGORIES else Axis.CATEGORY
+
+
+def _scores(pairs: Sequence[tuple[TrialRecord, Rung]]) -> tuple[list[tuple], list[tuple]]:
+    return [rung.primary for _, rung in pairs], [rung.success for _, rung in pairs]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training: a trial and one of its seeds."""
+
+    setting: str
+    group: str
+    epochs: tuple[Epoch, ...]
+    rungs: tuple[tuple[int, Estimate], ...]
+    """Epochs at which the *setting* was rolled out, over all its seeds; only with its first seed."""
+    winner: bool
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All trainings, grouped by the key that matters most among those with few values."""
+
+    key: str | None
+    """None when no key has few enough values to colour by."""
+    groups: tuple[str, ...]
+    curves: tuple[Curve, ...]
+
+
+def curves(records: Records) -> Curves:
+    key = _colour_key(records)
+    known = {trial.trial: trial for trial in records.trials}
+    found, told = [], set()
+    for (name, _), epochs in records.history.items():
+        trial = known.get(name)
+        if trial is None:  # it has only begun, and its setting is not on record yet
+            continue
+        rungs = [] if name in told else sorted(trial.rungs, key=lambda rung: rung.epoch)
+        told.add(name)
+        found.append(
+            Curve(
+                setting=setting_text(trial.setting),
+                group=spelled(trial.setting.get(key)) if key else "",
+                epochs=tuple(epochs),
+                rungs=tuple((rung.epoch, Estimate(*rung.primary)) for rung in rungs),
+                winner=records.winner is not None and name == records.winner.trial.trial,
+            )
+        )
+    values = _distinct([trial.setting.get(key) for trial in records.trials]) if key else [""]
+    return Curves(key_name(key) if key else None, tuple(map(spelled, values)), tuple(found))
+
+
+def _colour_key(records: Records) -> str | None:
+    judged = _judged(records)
+
+    def spread(key: str) -> float:
+        groups = [
+            [rung.primary[0] for trial, rung in judged if trial.setting.get(key) == value]
+            for value in _distinct([trial.setting.get(key) for trial, _ in judged])
+        ]
+        return float(np.ptp([np.mean(group) for group in groups])) if groups else 0.0
+
+    few = [
+        key
+        for key in _varied(records)[0]
+        if _axis(records.sweep.space[key]) is Axis.CATEGORY
+        and len(_distinct([trial.setting.get(key) for trial in records.trials])) <= MOST_COLOURS
+    ]
+    return max(few, key=spread, default=None)
+
+
+def _judged(records: Records) -> list[tuple[TrialRecord, Rung]]:
+    """Trials with a result, and the rung that counts."""
+    return [(trial, rung) for trial in records.trials if (rung := trial.best(records.sweep.objective))]
+
+
+def _varied(records: Records) -> tuple[list[str], tuple[str, ...]]:
+    """The swept keys that can differ between trials, and `key=value` of the others."""
+    space = records.sweep.space
+    fixed = {key: values[0] for key, values in space.items() if isinstance(values, list) and len(values) == 1}
+    return [key for key in space if key not in fixed], tuple(setting_text({k: v}) for k, v in fixed.items())
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Each value once, numbers in their order, the rest by their spelling."""
+    unique = {json.dumps(value): value for value in values}
+    if all(isinstance(value, int | float) for value in unique.values()):
+        return sorted(unique.values())
+    return [unique[name] for name in sorted(unique)]

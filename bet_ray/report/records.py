@@ -1,0 +1,126 @@
+"""What a sweep left behind, read as it is now: the same way for a finished run and for one under way."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bet import tasks
+from bet.config import Split
+from bet.policy import Policy
+from bet.tasks import Task
+from bet.training import Epoch
+from bet_ray.ledger import Ledger
+from bet_ray.manifest import MANIFEST, RunError, read_manifest
+from bet_ray.sweep import Sweep, parse_sweep
+from bet_ray.training import HISTORY_JSON
+from bet_ray.tuning import Rung, TrialRecord, read_trials
+
+SEARCH_ENDED = "trials.parquet"  # written once, when the last trial is over
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trial so far, or for good once the search is over."""
+
+    trial: TrialRecord
+    rung: Rung
+    """What it was chosen by."""
+    rows: pa.Table
+    """Its episodes on `report`, of one numerics, at most as many as the sweep promised to measure."""
+    promised: int
+    """How many `rows` there will be."""
+
+    @property
+    def policies(self) -> list[str]:
+        """TRIAL/SEED/EPOCH of each training seed."""
+        return policy_names(self.trial, self.rung)
+
+    @property
+    def measured(self) -> bool:
+        return self.rows.num_rows == self.promised
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything the report is computed from."""
+
+    run: Path
+    manifest: Mapping[str, Any]
+    sweep: Sweep
+    task: Task
+    trials: Sequence[TrialRecord]
+    """Best first, those without a result last."""
+    started: int
+    """Settings that have begun, also those that have nothing to tell yet."""
+    history: Mapping[tuple[str, int], Sequence[Epoch]]
+    """(trial, training seed) -> its epochs so far."""
+    episodes: pa.Table
+    search_over: bool
+    winner: Winner | None
+
+
+def read_records(run: Path) -> Records:
+    """Raises `RunError` for a directory that is not a sweep's, `PolicyError` when its winner is damaged or gone."""
+    manifest = read_manifest(run)
+    if manifest.get("kind") != "sweep":
+        raise RunError(f"{run}: a report is of a sweep, and this is a {manifest.get('kind')} run")
+    sweep = parse_sweep(manifest["sweep"], str(run / MANIFEST))
+    task = tasks.get(sweep.task)
+    trials = read_trials(run, sweep.objective)
+    episodes = Ledger(run, task).read()
+    return Records(
+        run=run,
+        manifest=manifest,
+        sweep=sweep,
+        task=task,
+        trials=trials,
+        started=sum(1 for path in (run / "policies").glob("*") if path.is_dir()),
+        history=dict(_histories(run)),
+        episodes=episodes,
+        search_over=(run / SEARCH_ENDED).exists(),
+        winner=_winner(run, sweep, task, trials, episodes),
+    )
+
+
+def policy_names(trial: TrialRecord, rung: Rung) -> list[str]:
+    """TRIAL/SEED/EPOCH of a trial's policies at a rung, one for each training seed."""
+    return [f"{trial.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed]
+
+
+def episodes_of(run: Path, table: pa.Table, task: Task, names: Sequence[str], split: Split, count: int) -> pa.Table:
+    """Episodes 0..count-1 of some policies on a split. Of several numerics, the one with most rows: they never mix."""
+    # Not by the column `policy`: equal policies (with one bin, gamma is idle) share their rows under either's name.
+    digests = [Policy.load(run / "policies" / name).digest for name in names]
+    rows = table.filter(
+        pc.field("policy_digest").isin(digests)
+        & (pc.field("split") == split.value)
+        & (pc.field("protocol_digest") == task.protocol.digest)
+        & (pc.field("index") < count)
+    )
+    kinds = rows.column("numerics").to_pylist()
+    most = max(sorted(set(kinds)), key=kinds.count, default=None)
+    return rows.filter(pc.field("numerics") == most)
+
+
+def _winner(run: Path, sweep: Sweep, task: Task, trials: Sequence[TrialRecord], episodes: pa.Table) -> Winner | None:
+    best = trials[0] if trials else None
+    rung = best.best(sweep.objective) if best else None
+    if best is None or rung is None:
+        return None
+    names, count = policy_names(best, rung), sweep.eval.winner_episodes
+    rows = episodes_of(run, episodes, task, names, Split.REPORT, count)
+    return Winner(best, rung, rows, count * len(names))
+
+
+def _histories(run: Path) -> list[tuple[tuple[str, int], list[Epoch]]]:
+    # Not history.parquet: that is written when the search is over, these files as the trainings go.
+    files = sorted((run / "policies").glob(f"*/*/{HISTORY_JSON}"))
+    return [
+        ((file.parts[-3], int(file.parts[-2])), [Epoch(**row) for row in json.loads(file.read_text())])
+        for file in files
+    ]

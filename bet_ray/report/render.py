@@ -1,0 +1,111 @@
+"""One self-contained page: plotly.js, figures, videos and styles inside, and a policy that forbids loading anything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+import plotly.graph_objects as go
+import torch
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from bet.metrics import PushTOutcome
+from bet_ray.manifest import write_text
+from bet_ray.report import figures
+from bet_ray.report.clips import clips
+from bet_ray.report.compute import Stage, answer, curves, leaderboard, panels
+from bet_ray.report.provenance import provenance
+from bet_ray.report.published import PUBLISHED
+from bet_ray.report.records import Records, read_records
+from bet_ray.report.routes import routes
+from bet_ray.report.search import search_view
+from bet_ray.report.values import Estimate
+from bet_ray.sweep import Objective
+
+REPORT = "report.html"
+TEMPLATE = "report.html.jinja"
+SHOWN_ROWS = 20  # of the leaderboard; the others fold away
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` of a sweep, finished or not; a reader sees the whole page or the one before.
+
+    Raises `RunError` for a directory that is not a sweep's, `PolicyError` when its winner is damaged or gone.
+    """
+    with _one_thread():
+        page = render(read_records(run))
+    write_text(run / REPORT, page)
+    return run / REPORT
+
+
+def render(records: Records) -> str:
+    """The page."""
+    metric = records.task.protocol.primary
+    published = PUBLISHED.get(records.task.name, ())
+    objective = metric if records.sweep.objective is Objective.PRIMARY else records.sweep.objective.value
+    drawn, view, learning = routes(records), search_view(records), curves(records)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _figure, "as_estimate": Estimate.of, "duration": _duration}
+    return environment.get_template(TEMPLATE).render(
+        plotlyjs=Markup(get_plotlyjs()),
+        question=records.sweep.question,
+        sweep=records.sweep,
+        task=records.task,
+        metric=metric,
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        answer=answer(records),
+        stages=Stage,
+        board=leaderboard(records),
+        shown=SHOWN_ROWS,
+        settings=figures.setting_figures(panels(records), metric, published),
+        published=published,
+        learning=figures.curves_figure(learning, metric) if learning.curves else None,
+        colour_key=learning.key,
+        paths=figures.paths_figure(drawn) if drawn and drawn.paths else None,
+        shares=figures.shares_figure(drawn) if drawn else None,
+        coverage=_coverage(records),
+        importances=figures.importances_figure(view) if view else None,
+        parallel=figures.parallel_figure(view, objective) if view else None,
+        search_history=figures.history_figure(view, objective) if view and view.learned else None,
+        clips=clips(records),
+        ran=provenance(records),
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Replays are many small forwards: beside other work, threads that wait for each other cost them tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _coverage(records: Records) -> go.Figure | None:
+    if records.task.outcome_type is not PushTOutcome or records.winner is None or not records.winner.measured:
+        return None
+    best = records.winner.rows.column("best_coverage").drop_null().to_pylist()  # null after an error
+    return figures.coverage_figure(best)
+
+
+def _figure(figure: go.Figure) -> Markup:
+    # plotly writes <, > and / of any text in its JSON as \u escapes, so no text can end the script element.
+    config = {"displayModeBar": False, "responsive": True}
+    html = figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, config=config)
+    return Markup(html)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,181 @@
+"""Demonstrated against rolled-out paths of the point mass, and how often each route is taken."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bet.config import Split
+from bet.data.episodes import DataError, Episodes
+from bet.envs.pointmass import Maze, PointMassVersion
+from bet.metrics import NO_ROUTE
+from bet.policy import Policy
+from bet.rollout import rollout
+from bet.stats import mean_interval, rate_interval
+from bet.tasks import Task
+from bet.trajectory import Trajectory
+from bet_ray.report.records import Records, episodes_of, policy_names
+from bet_ray.report.values import Estimate, setting_text
+from bet_ray.results import trajectories_schema
+from bet_ray.tuning import Rung, TrialRecord
+
+DRAWN = 60  # paths in a panel: enough to see shares, few enough to see paths
+FAILED = "failed"
+"""The label of an episode that did not reach the target; `NO_ROUTE` are those that did by no demonstrated route."""
+
+
+class Origin(StrEnum):
+    """Whose paths they are, as the page says it."""
+
+    DEMONSTRATED = "demonstrated"
+    WINNER = "winner"
+    ONE_BIN = "best with one bin"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Some paths of one origin."""
+
+    origin: Origin
+    setting: str
+    by_label: dict[str, list[NDArray[np.float32]]]
+    """Each (T + 1, 2)."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How often each label comes up, among all episodes."""
+
+    origin: Origin
+    by_label: dict[str, Estimate]
+    """For the demonstrations without an interval: their shares are given, not measured."""
+
+
+@dataclass(frozen=True)
+class Routes:
+    """What the drawings and bars show."""
+
+    maze: Maze
+    labels: tuple[str, ...]
+    """The demonstrated routes, `NO_ROUTE`, `FAILED`."""
+    paths: tuple[Paths, ...]
+    shares: tuple[Shares, ...]
+
+
+def routes(records: Records) -> Routes | None:
+    """None for a task without named routes, or before a trial has a result. Raises `PolicyError`."""
+    winner, task = records.winner, records.task
+    if task.name not in list(PointMassVersion) or winner is None:
+        return None
+    names = [name for name in task.modes if name != NO_ROUTE]
+    labels = (*names, NO_ROUTE, FAILED)
+    demonstrated = _demonstrations(records)
+    paths = [] if demonstrated is None else [demonstrated]
+    given = {label: task.modes.get(label, 0.0) for label in labels}
+    shares = [Shares(Origin.DEMONSTRATED, {label: Estimate(share, share, share) for label, share in given.items()})]
+    if winner.measured:
+        paths.append(Paths(Origin.WINNER, setting_text(winner.trial.setting), _recorded(records, winner.rows)))
+        shares.append(Shares(Origin.WINNER, _shares(winner.rows, labels)))
+    single = _one_bin(records)
+    if single is not None and (not winner.measured or single[0].trial != winner.trial.trial):
+        trial, rung = single
+        table = episodes_of(records.run, records.episodes, task, policy_names(trial, rung), Split.TUNE, rung.episodes)
+        paths.append(_rolled_out_again(records, trial, rung))
+        shares.append(Shares(Origin.ONE_BIN, _shares(table, labels)))
+    return Routes(PointMassVersion(task.name).maze, labels, tuple(paths), tuple(shares))
+
+
+def _one_bin(records: Records) -> tuple[TrialRecord, Rung] | None:
+    for trial in records.trials:
+        rung = trial.best(records.sweep.objective)
+        if rung is not None and records.sweep.config(trial.setting).codebook.bins == 1:
+            return trial, rung
+    return None
+
+
+def _label(route: str, success: bool) -> str:
+    return route if success else FAILED
+
+
+def _shares(table: pa.Table, labels: Sequence[str]) -> dict[str, Estimate]:
+    success = table.column("success").to_pylist()
+    taken = [_label(*pair) for pair in zip(table.column("route").to_pylist(), success, strict=True)]
+    seeds = table.column("train_seed").to_numpy()
+    shares = {}
+    for label in labels:
+        hits = np.array([name == label for name in taken], dtype=np.float64)
+        several = len(set(seeds.tolist())) > 1
+        interval = mean_interval(hits, seeds) if several else rate_interval(int(hits.sum()), len(hits))
+        shares[label] = Estimate.of(interval)
+    return shares
+
+
+def _demonstrations(records: Records) -> Paths | None:
+    """None where the demonstrations are no longer to be had."""
+    try:
+        episodes = records.task.load(records.sweep.config({}).data)
+    except DataError:
+        return None
+    some = np.unique(np.linspace(0, len(episodes) - 1, DRAWN).astype(int))  # a file may be in order of routes
+    return Paths(Origin.DEMONSTRATED, "", _labelled(_walks(records.task, episodes, some)))
+
+
+def _walks(task: Task, episodes: Episodes, some: NDArray[np.integer]) -> Iterable[tuple[str, NDArray[np.float32]]]:
+    for start, end in zip(episodes.episode_starts[some], episodes.episode_ends[some], strict=True):
+        observations, actions = episodes.observations[start:end], episodes.actions[start:end]
+        # Demonstrations hold the points *before* each action; the last action leads to the target.
+        path = np.vstack([observations, observations[-1:] + actions[-1:]])
+        steps = len(actions)
+        walk = Trajectory(path, actions, np.zeros(steps), {"success": np.ones(steps)}, np.zeros(steps, np.int64))
+        yield getattr(task.outcome(walk), "route", NO_ROUTE), path
+
+
+def _recorded(records: Records, rows: pa.Table) -> dict[str, list[NDArray[np.float32]]]:
+    """The winner's first paths, from the stored trajectories."""
+    files = sorted((records.run / "trajectories").glob("*.parquet"))
+    schema = trajectories_schema(records.task)
+    policies, numerics = set(rows.column("policy_digest").to_pylist()), set(rows.column("numerics").to_pylist())
+    wanted = (
+        pc.field("policy_digest").isin(list(policies))
+        & pc.field("numerics").isin(list(numerics))
+        & (pc.field("split") == Split.REPORT.value)
+        & (pc.field("index") < -(-DRAWN // len(policies)))
+    )
+    tables = [pq.read_table(file, schema=schema, filters=wanted) for file in files]
+    steps: dict[tuple[str, int], dict[int, list[float]]] = {}
+    for row in pa.concat_tables([schema.empty_table(), *tables]).to_pylist():
+        steps.setdefault((row["policy_digest"], row["index"]), {})[row["step"]] = row["observation"]
+    label = {
+        (row["policy_digest"], row["index"]): _label(row["route"], row["success"])
+        for row in rows.select(["policy_digest", "index", "route", "success"]).to_pylist()
+    }
+    return _labelled(
+        (label[key], np.array([points[step] for step in sorted(points)], np.float32))
+        for key, points in sorted(steps.items())
+        if key in label
+    )
+
+
+def _rolled_out_again(records: Records, trial: TrialRecord, rung: Rung) -> Paths:
+    """Paths on `tune` are not stored, but an episode is the same whenever it runs."""
+    policy = Policy.load(records.run / "policies" / policy_names(trial, rung)[0])
+    found = []
+    for result in sorted(
+        rollout(policy, records.task.protocol, Split.TUNE, range(DRAWN), DRAWN), key=lambda result: result.index
+    ):
+        if result.trajectory is not None:
+            route = getattr(result.outcome, "route", NO_ROUTE)
+            found.append((_label(route, result.success), result.trajectory.observations))
+    return Paths(Origin.ONE_BIN, setting_text(trial.setting), _labelled(found))
+
+
+def _labelled(pairs: Iterable[tuple[str, NDArray[np.float32]]]) -> dict[str, list[NDArray[np.float32]]]:
+    by_label: dict[str, list[NDArray[np.float32]]] = {}
+    for label, path in pairs:
+        by_label.setdefault(label, []).append(path)
+    return by_label

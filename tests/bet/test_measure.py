@@ -1,0 +1,151 @@
+"""What a set of episodes says about a policy or a setting."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bet import tasks
+from bet.measure import Measurement, measure
+from bet.stats import Method, mean_interval, rate_interval
+
+PUSHT, GRID = tasks.get("pusht"), tasks.get("pointmass2")
+ROUTES = list(GRID.modes)  # right_first .3, diagonal .4, up_first .3, none 0
+
+
+def on_grid(routes: dict[str, int], failures: int = 0, train_seed: int = 0) -> Measurement:
+    """Measure so many successes by route, and failures, in one training seed."""
+    names, success, seeds = columns(routes, failures, train_seed)
+    return measure(GRID, success.astype(float), success, names, seeds)
+
+
+def columns(
+    routes: dict[str, int], failures: int, train_seed: int
+) -> tuple[list[str], NDArray[np.bool_], NDArray[np.int64]]:
+    names = [name for name, count in routes.items() for _ in range(count)] + ["none"] * failures
+    success = np.arange(len(names)) < len(names) - failures
+    return names, success, np.full(len(names), train_seed)
+
+
+# Tasks whose modes have no names.
+
+
+def test_the_primary_is_the_mean_score_and_success_its_own_rate() -> None:
+    primary, success = np.linspace(0, 1, 11), np.arange(11) > 8
+    result = measure(PUSHT, primary, success, None, np.zeros(11, np.int64))
+    assert result.primary == mean_interval(primary)
+    assert result.primary.estimate == pytest.approx(0.5)
+    assert result.success == rate_interval(2, 11)
+    assert (result.episodes, result.seeds) == (11, 1)
+    assert result.mode_shares == {}
+    assert result.mode_coverage is None
+
+
+def test_several_training_seeds_speak_of_the_setting() -> None:
+    rng = np.random.default_rng(0)
+    primary, seeds = rng.random(60), np.repeat([3, 5, 9], 20)
+    result = measure(PUSHT, primary, primary > 0.5, None, seeds)
+    one = measure(PUSHT, primary, primary > 0.5, None, np.zeros(60, np.int64))
+    assert result.seeds == 3
+    assert result.primary.method is Method.CLUSTERED
+    assert result.success.method is Method.CLUSTERED
+    assert result.primary.estimate == pytest.approx(one.primary.estimate)
+    assert result.primary.high - result.primary.low >= one.primary.high - one.primary.low
+
+
+def test_a_seed_that_differs_from_the_others_widens_the_interval() -> None:
+    seeds = np.repeat([0, 1, 2], 100)
+    alike = measure(PUSHT, np.full(300, 0.5), np.ones(300, bool), None, seeds)
+    apart = measure(PUSHT, np.repeat([0.1, 0.5, 0.9], 100), np.ones(300, bool), None, seeds)
+    assert apart.primary.estimate == pytest.approx(alike.primary.estimate)
+    assert apart.primary.high - apart.primary.low > 2 * (alike.primary.high - alike.primary.low)
+
+
+# Tasks whose modes have names.
+
+
+@pytest.mark.parametrize(
+    ("routes", "failures", "coverage", "primary"),
+    [
+        ({"right_first": 30, "diagonal": 40, "up_first": 30}, 0, 1.0, 1.0),
+        ({"right_first": 30, "diagonal": 40, "up_first": 30}, 100, 1.0, 0.5),
+        ({"diagonal": 50}, 0, 0.4, 0.4),
+        ({"right_first": 20, "up_first": 20}, 10, 0.6, 0.48),
+        ({"none": 10}, 10, 0.0, 0.0),
+    ],
+    ids=["as demonstrated", "half of the time", "one route", "two routes", "no route"],
+)
+def test_the_primary_is_success_times_mode_coverage(
+    routes: dict[str, int], failures: int, coverage: float, primary: float
+) -> None:
+    result = on_grid(routes, failures)
+    successes = sum(routes.values())
+    assert result.mode_coverage == pytest.approx(coverage)
+    assert result.primary.estimate == pytest.approx(primary)
+    assert result.success == rate_interval(successes, successes + failures)
+    assert result.mode_shares == pytest.approx({name: routes.get(name, 0) / successes for name in ROUTES})
+
+
+def test_without_a_success_nothing_is_covered() -> None:
+    result = on_grid({}, failures=20)
+    assert result.primary.estimate == 0
+    assert result.mode_coverage == 0
+    assert set(result.mode_shares.values()) == {0.0}
+
+
+def test_a_failed_episodes_route_does_not_count() -> None:
+    success = np.array([True, False])
+    result = measure(GRID, success.astype(float), success, ["diagonal", "up_first"], np.zeros(2, np.int64))
+    assert result.mode_shares["diagonal"] == 1.0
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    counts=st.lists(st.integers(0, 30), min_size=4, max_size=4),
+    failures=st.integers(0, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_the_order_of_episodes_does_not_matter_and_estimates_lie_in_their_intervals(
+    counts: list[int], failures: int, seed: int
+) -> None:
+    names, success, seeds = columns(dict(zip(ROUTES, counts, strict=True)), failures + 1, 0)
+    result = measure(GRID, success.astype(float), success, names, seeds)
+    order = np.random.default_rng(seed).permutation(len(names))
+    again = measure(GRID, success[order].astype(float), success[order], [names[i] for i in order], seeds)
+    assert again == result
+    for interval in (result.primary, result.success):
+        assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
+
+
+def test_several_training_seeds_that_each_know_one_route_do_not_know_all_three() -> None:
+    """Pooled they would cover every mode; a policy of the setting covers one."""
+    parts = [columns({route: 50}, 0, seed) for seed, route in enumerate(["right_first", "diagonal", "up_first"])]
+    names = [name for part in parts for name in part[0]]
+    success, seeds = (np.concatenate([part[column] for part in parts]) for column in (1, 2))
+    result = measure(GRID, success.astype(float), success, names, seeds)
+    assert result.seeds == 3
+    assert result.primary.method is Method.CLUSTERED
+    assert result.primary.estimate == pytest.approx((0.3 + 0.4 + 0.3) / 3)
+    assert result.success.estimate == 1.0
+
+
+def test_a_table_without_routes_gives_the_mean() -> None:
+    success = np.array([True, False])
+    result = measure(GRID, success.astype(float), success, None, np.zeros(2, np.int64))
+    assert result.primary.estimate == 0.5
+    assert result.mode_coverage is None
+
+
+def test_a_route_that_the_task_does_not_have_is_refused() -> None:
+    success = np.array([True])
+    with pytest.raises(ValueError, match="sideways"):
+        measure(GRID, success.astype(float), success, ["sideways"], np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("task", [PUSHT, GRID], ids=lambda task: task.name)
+def test_no_episodes_say_nothing(task: tasks.Task) -> None:
+    result = measure(task, np.zeros(0), np.zeros(0, bool), [], np.zeros(0, np.int64))
+    assert result.episodes == 0
+    assert np.isnan(result.primary.estimate)
+    assert (result.primary.low, result.primary.high) == (0, 1)

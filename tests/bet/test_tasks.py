@@ -1,0 +1,157 @@
+"""The task registry: what every task offers, and what is told to who asks for another."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bet.config import PRESETS, ConfigError, DataConfig, make_config
+from bet.data.episodes import DataError, Episodes
+from bet.data.store import save_episodes
+from bet.envs.pointmass import PointMassVersion
+from bet.oracles.pointmass import demonstrations
+from bet.tasks import DATA_DIR, TASKS, Task, data_root, get
+
+every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+
+
+# What every task offers.
+
+
+def test_every_task_has_a_preset_and_every_preset_a_task() -> None:
+    assert TASKS.keys() == PRESETS.keys() == {"pusht", "pointmass1", "pointmass2"}
+
+
+@every_task
+def test_a_task_is_found_by_its_name(task: Task) -> None:
+    assert get(task.name) is task
+    assert task.protocol.task == task.name
+    assert task.summary
+    assert dataclasses.is_dataclass(task.outcome_type)
+
+
+@every_task
+def test_the_presets_layout_is_the_tasks_first(task: Task) -> None:
+    assert make_config(task.name).data.observation == task.layouts[0]
+
+
+@every_task
+def test_every_layout_makes_an_environment_of_the_slots_asked_for(task: Task) -> None:
+    for layout in (None, *task.layouts):
+        env = task.make_env(3, layout)
+        assert env.num_envs == 3
+        assert env.max_steps == task.protocol.max_steps
+        assert task.make_env(1, layout, max_steps=5).max_steps == 5
+
+
+@every_task
+def test_mode_shares_sum_to_one_where_modes_are_named(task: Task) -> None:
+    if task.modes:
+        assert "route" in [field.name for field in dataclasses.fields(task.outcome_type)]
+        assert sum(task.modes.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("pusht", 300), ("pointmass1", 50), ("pointmass2", 50)])
+def test_protocols_have_the_published_limits(name: str, steps: int) -> None:
+    assert get(name).protocol.max_steps == steps
+
+
+def test_protocols_differ_in_their_digests_and_stay_as_they_are() -> None:
+    assert len({task.protocol.digest for task in TASKS.values()}) == len(TASKS)
+    pusht = get("pusht").protocol
+    assert pusht.digest == pusht.model_copy().digest
+    assert pusht.digest != pusht.model_copy(update={"seed": 1}).digest
+    assert pusht.digest != pusht.model_copy(update={"env_version": "2"}).digest
+
+
+# Demonstrations.
+
+
+@pytest.mark.parametrize("version", PointMassVersion)
+def test_point_mass_makes_its_own_demonstrations_the_same_ones_each_time(version: PointMassVersion) -> None:
+    data = make_config(version.value).data
+    episodes = get(version.value).load(data)
+    assert episodes.task == version.value
+    assert len(episodes) == 2000
+    assert get(version.value).load(data).digest == episodes.digest
+
+
+def test_demonstrations_of_a_file_are_those_in_it(tmp_path: Path) -> None:
+    episodes = demonstrations(PointMassVersion.ONE, 5, seed=3)
+    save_episodes(episodes, tmp_path / "a.parquet")
+    assert get("pointmass1").load(DataConfig(path=str(tmp_path / "a.parquet"))).digest == episodes.digest
+
+
+@pytest.mark.parametrize("layout", get("pusht").layouts)
+def test_pusht_reads_the_published_demonstrations_in_any_layout(
+    layout: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_DIR, str(data_dir))
+    episodes = get("pusht").load(DataConfig(observation=layout))
+    assert len(episodes) == 206
+    space = get("pusht").make_env(1, layout).single_observation_space
+    assert episodes.observations.shape[1:] == space.shape
+
+
+def test_the_folder_of_data_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATA_DIR, "/somewhere")
+    assert data_root() == Path("/somewhere")
+    monkeypatch.delenv(DATA_DIR)
+    assert data_root() == Path("data")
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(("name", "meant"), [("push", "pusht"), ("pointmass", "pointmass"), ("Pusht", "pusht")])
+def test_an_unknown_task_is_named_with_the_one_probably_meant(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown task '{name}'; did you mean '{meant}"):
+        get(name)
+
+
+def test_an_unknown_task_like_no_other_gets_the_list_of_all() -> None:
+    with pytest.raises(ConfigError, match="known: pusht, pointmass1, pointmass2"):
+        get("xyz")
+
+
+@every_task
+def test_an_unknown_layout_is_refused_by_its_key(task: Task) -> None:
+    message = rf"^data\.observation: {task.name} has no layout 'stat'; did you mean 'state'\?"
+    with pytest.raises(ConfigError, match=message):
+        task.make_env(1, "stat")
+    with pytest.raises(ConfigError, match=message):
+        task.load(DataConfig(observation="stat"))
+
+
+def test_missing_demonstrations_are_named_with_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATA_DIR, str(tmp_path))
+    with pytest.raises(DataError) as error:
+        get("pusht").load(DataConfig())
+    message = str(error.value)
+    assert str(tmp_path / "pusht" / "pusht_cchi_v7_replay.zarr") in message
+    assert DATA_DIR in message
+    assert "data.path" in message
+    assert "\n" not in message
+
+
+@every_task
+def test_a_path_that_is_not_there_is_named(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.parquet: no such"):
+        task.load(DataConfig(path=str(tmp_path / "absent.parquet")))
+
+
+def test_demonstrations_of_another_task_are_refused_with_the_file_and_both_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    save_episodes(demonstrations(PointMassVersion.ONE, 5, seed=0), path)
+    with pytest.raises(DataError, match=r"a\.parquet: demonstrations of 'pointmass1', expected 'pointmass2'"):
+        get("pointmass2").load(DataConfig(path=str(path)))
+
+
+def test_demonstrations_of_other_dimensions_are_refused_before_a_rollout(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    save_episodes(
+        Episodes(np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32), np.array([4]), "pointmass1"), path
+    )
+    with pytest.raises(DataError, match=r"a\.parquet: observations have shape \(3,\), expected \(2,\)"):
+        get("pointmass1").load(DataConfig(path=str(path)))

@@ -1,0 +1,152 @@
+"""A small sweep on disk, left there by the code that a real one leaves it with, only without Ray around it."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from bet import tasks
+from bet.config import Split
+from bet.data.episodes import Episodes
+from bet.data.store import save_episodes
+from bet.envs.pointmass import PointMassVersion
+from bet.oracles.pointmass import demonstrations
+from bet.policy import Policy
+from bet.rollout import rollout
+from bet_ray.evaluation import measurement
+from bet_ray.ledger import Ledger
+from bet_ray.manifest import write_manifest, write_text
+from bet_ray.pool import Job
+from bet_ray.results import episodes_table, execution_table, trajectories_table
+from bet_ray.sweep import Sweep, parse_sweep
+from bet_ray.training import SeedRun, set_best, trial_id
+from bet_ray.tuning import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_trials
+
+TASK = tasks.get("pointmass2")
+TUNE_EPISODES, REPORT_EPISODES = 40, 50
+
+
+@dataclass(frozen=True)
+class SmallSweep:
+    """Writes a sweep's run directory piece by piece, in the order a sweep does."""
+
+    run: Path
+    sweep: Sweep
+    episodes: Episodes
+
+    def begin(self) -> None:
+        what = {"sweep": self.sweep.model_dump(mode="json"), "dataset_digest": self.episodes.digest}
+        write_manifest(self.run, "sweep", TASK.name, what)
+
+    def train(self, setting: Mapping[str, Any]) -> TrialRecord:
+        """One trial: trained, exported, rolled out on tune, put on record."""
+        full = {**dict.fromkeys(self.sweep.space), **setting}
+        seeds = range(self.sweep.seeds_per_trial)
+        trainings = [SeedRun(self.run, self.sweep.config(full, seed), self.episodes) for seed in seeds]
+        for training in trainings:
+            training.train_to(1)
+        tables = [self.roll_out(*training.export(), Split.TUNE, TUNE_EPISODES) for training in trainings]
+        overall = measurement(TASK, pa.concat_tables(tables))
+        primary, success = overall.primary, overall.success
+        rung = Rung(
+            epoch=1,
+            objective=primary.estimate,
+            primary=(primary.estimate, primary.low, primary.high),
+            success=(success.estimate, success.low, success.high),
+            episodes=overall.episodes,
+            val_loss=trainings[0].training.history[0].val_loss,
+            by_seed=dict.fromkeys(seeds, (primary.estimate, success.estimate)),
+        )
+        return self.record(full, Status.DONE, [rung])
+
+    def record(
+        self, setting: Mapping[str, Any], status: Status, rungs: list[Rung], error: str | None = None
+    ) -> TrialRecord:
+        trial = TrialRecord(
+            trial=trial_id(self.sweep.config(setting)),
+            setting=dict(setting),
+            status=status,
+            rungs=rungs,
+            train_seconds=1.0,
+            error=error,
+        )
+        write_text(self.run / "policies" / trial.trial / TRIAL_JSON, trial.model_dump_json())
+        return trial
+
+    def finish(self) -> TrialRecord:
+        """The search is over; the winner is named and measured."""
+        self.end_search()
+        winner = read_trials(self.run, self.sweep.objective)[0]
+        names = [f"{winner.trial}/{seed}/1" for seed in range(self.sweep.seeds_per_trial)]
+        set_best(self.run, names[0])
+        for name in names:
+            self.roll_out(Policy.load(self.run / "policies" / name), name, Split.REPORT, REPORT_EPISODES)
+        return winner
+
+    def end_search(self) -> None:
+        write_trials(self.run, self.sweep, read_trials(self.run, self.sweep.objective))
+
+    def roll_out(self, policy: Policy, name: str, split: Split, count: int) -> pa.Table:
+        job = Job.of(policy, name, TASK.protocol, split)
+        results = list(rollout(policy, TASK.protocol, split, range(count), count))
+        table = episodes_table(TASK, job.source, results)
+        paths = trajectories_table(TASK, job.source, results) if split is Split.REPORT else None
+        ledger = Ledger(self.run, TASK)
+        ledger.append(table, execution_table([]), paths)
+        return ledger.of(job.source)
+
+
+NewSweep = Callable[..., SmallSweep]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks: threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Episodes]:
+    path = tmp_path_factory.mktemp("data") / "demonstrations.parquet"
+    episodes = demonstrations(PointMassVersion.TWO, 300, seed=0)
+    save_episodes(episodes, path)
+    return path, episodes
+
+
+def _new_sweep(demos: tuple[Path, Episodes], run: Path, **changes: Any) -> SmallSweep:
+    path, episodes = demos
+    tree = {
+        "question": "Do the bins carry the modes?",
+        "task": TASK.name,
+        "base": {"data.path": str(path), "train.epochs": 1, "train.lr": 3e-3},
+        "space": {"bins": [1, 3], "gamma": [0, 2]},
+        "search": "grid",
+        "eval": {"episodes": TUNE_EPISODES, "winner_episodes": REPORT_EPISODES},
+    }
+    small = SmallSweep(run, parse_sweep(tree | changes, "test"), episodes)
+    small.begin()
+    return small
+
+
+@pytest.fixture
+def new_sweep(demos: tuple[Path, Episodes], tmp_path: Path) -> NewSweep:
+    """Makes a sweep that has just begun; keywords change its file."""
+    return functools.partial(_new_sweep, demos, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished(demos: tuple[Path, Episodes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a finished sweep: 2 x 2 settings, a winner measured. Read only."""
+    small = _new_sweep(demos, tmp_path_factory.mktemp("runs") / "finished")
+    for setting in small.sweep.settings():
+        small.train(setting)
+    small.finish()
+    return small.run

@@ -1,0 +1,204 @@
+"""What the report says, computed from a run that the real records, ledger and results left."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from bet.config import Split
+from bet.policy import Policy
+from bet_ray.evaluation import measurement
+from bet_ray.ledger import Ledger
+from bet_ray.manifest import RunError, write_manifest
+from bet_ray.report.compute import Axis, Stage, answer, curves, leaderboard, panels
+from bet_ray.report.records import episodes_of, read_records
+from bet_ray.report.routes import FAILED, Origin, routes
+from bet_ray.report.search import search_view
+from bet_ray.report.values import Estimate, setting_text, spelled
+from bet_ray.sweep import Objective
+from bet_ray.training import trial_id
+from bet_ray.tuning import STUDY_DB, read_trials
+
+from .conftest import REPORT_EPISODES, TASK, TUNE_EPISODES, NewSweep
+
+
+def test_the_answer_is_what_measurement_says_of_the_winners_fresh_episodes(finished: Path) -> None:
+    found = answer(read_records(finished))
+    best = read_trials(finished, Objective.PRIMARY)[0]
+    table = Ledger(finished, TASK).read()
+    fresh = table.filter([split == Split.REPORT for split in table.column("split").to_pylist()])
+    assert found.stage is Stage.MEASURED
+    assert found.measured == measurement(TASK, fresh)
+    assert found.measured is not None
+    assert found.measured.episodes == REPORT_EPISODES
+    assert found.chosen == Estimate(*best.rungs[0].primary)
+    assert found.setting == setting_text(best.setting)
+    assert (found.done, found.failed, found.under_way, found.total) == (4, 0, 0, 4)
+
+
+def test_fresh_episodes_beyond_those_promised_do_not_change_the_answer(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3]})
+    small.train({"codebook.bins": 3})
+    small.finish()
+    before = answer(read_records(small.run)).measured
+    records = read_records(small.run)
+    assert records.winner is not None
+    small.roll_out(Policy.load(small.run), records.winner.policies[0], Split.REPORT, REPORT_EPISODES + 20)
+    assert answer(read_records(small.run)).measured == before
+
+
+def test_equal_policies_of_two_settings_share_their_episodes(finished: Path) -> None:
+    # With one bin the focal loss is zero whatever gamma is: two trials, one policy, one set of rows.
+    records = read_records(finished)
+    singles = [trial for trial in records.trials if trial.setting["codebook.bins"] == 1]
+    assert len(singles) == 2
+    for trial in singles:
+        rows = episodes_of(finished, records.episodes, TASK, [f"{trial.trial}/0/1"], Split.TUNE, TUNE_EPISODES)
+        assert rows.num_rows == TUNE_EPISODES
+
+
+def test_the_leaderboard_is_sorted_and_has_the_intervals_on_record(finished: Path) -> None:
+    board = leaderboard(read_records(finished))
+    scores = [row.primary.value for row in board.rows if row.primary]
+    assert board.keys == ("bins", "gamma")
+    assert [row.place for row in board.rows] == [1, 2, 3, 4]
+    assert scores == sorted(scores, reverse=True)
+    assert all(row.primary and row.primary.low <= row.primary.value <= row.primary.high for row in board.rows)
+
+
+def test_a_key_with_one_value_has_no_column_and_no_panel(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3], "gamma": [0, 2]})
+    small.train({"codebook.bins": 3, "loss.gamma": 0})
+    records = read_records(small.run)
+    assert leaderboard(records).keys == ("gamma",)
+    assert leaderboard(records).fixed == ("bins=3",)
+    assert [panel.key for panel in panels(records)] == ["gamma"]
+
+
+def test_each_panel_has_every_trial_once_and_the_mean_of_each_value(finished: Path) -> None:
+    records = read_records(finished)
+    for panel in panels(records):
+        assert panel.axis is Axis.CATEGORY
+        assert len(panel.dots) == 4
+        assert sum(dot.winner for dot in panel.dots) == 1
+        for mean in panel.means:
+            here = [dot.primary.value for dot in panel.dots if abs(dot.x - mean.x) < 0.5]
+            assert mean.primary == pytest.approx(sum(here) / len(here))
+            assert len(here) == 2
+
+
+def test_learning_curves_cover_every_training_and_rung(finished: Path) -> None:
+    found = curves(read_records(finished))
+    assert found.key == "bins"
+    assert found.groups == ("1", "3")
+    assert len(found.curves) == 4
+    assert all(len(curve.epochs) == len(curve.rungs) == 1 for curve in found.curves)
+
+
+def test_route_shares_count_every_episode_once(finished: Path) -> None:
+    found = routes(read_records(finished))
+    assert found is not None
+    origins = [shares.origin for shares in found.shares]
+    assert origins[:2] == [Origin.DEMONSTRATED, Origin.WINNER]
+    for shares in found.shares:
+        assert sum(estimate.value for estimate in shares.by_label.values()) == pytest.approx(1)
+    assert found.shares[0].by_label[FAILED] == Estimate(0, 0, 0)
+
+
+def test_paths_are_the_demonstrations_and_the_winners_first_fresh_episodes(finished: Path) -> None:
+    records = read_records(finished)
+    found = routes(records)
+    assert found is not None
+    assert records.winner is not None
+    demonstrated, winners = found.paths[:2]
+    assert sum(map(len, demonstrated.by_label.values())) == 60
+    assert set(demonstrated.by_label) <= {name for name, share in TASK.modes.items() if share > 0}
+    assert sum(map(len, winners.by_label.values())) == REPORT_EPISODES
+    steps = sum(len(path) - 1 for paths in winners.by_label.values() for path in paths)
+    assert steps == sum(records.winner.rows.column("length").to_pylist())
+
+
+def test_several_training_seeds_speak_of_the_setting(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3]}, seeds_per_trial=2)
+    small.train({"codebook.bins": 3})
+    small.finish()
+    found = answer(read_records(small.run))
+    assert found.measured is not None
+    assert (found.measured.seeds, found.measured.episodes) == (2, 2 * REPORT_EPISODES)
+
+
+def test_importances_need_enough_trials_and_more_than_one_key(finished: Path, new_sweep: NewSweep) -> None:
+    assert search_view(read_records(finished)) is None  # four trials
+    records = read_records(finished)
+    rung = records.trials[0].rungs[0]
+    sweep = new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}).sweep
+    trials = [
+        records.trials[0].model_copy(
+            update={"setting": setting, "rungs": [rung.model_copy(update={"objective": setting["codebook.bins"] / 4})]}
+        )
+        for setting in sweep.settings()
+    ]
+    view = search_view(replace(records, sweep=sweep, trials=trials))
+    assert view is not None
+    assert next(iter(view.importances)) == "bins"
+    assert sum(view.importances.values()) == pytest.approx(1)
+    assert not view.learned
+
+
+def test_a_range_has_a_numeric_axis_and_a_logarithmic_one_where_it_was_searched_so(
+    finished: Path, new_sweep: NewSweep
+) -> None:
+    records = read_records(finished)
+    for log, axis in ((False, Axis.LINEAR), (True, Axis.LOG)):
+        sweep = new_sweep(
+            space={"loss.offset_scale": {"low": 1.5, "high": 90, "log": log}}, search="random", trials=12
+        ).sweep
+        trials = [records.trials[0].model_copy(update={"setting": setting}) for setting in sweep.settings()]
+        (panel,) = panels(replace(records, sweep=sweep, trials=trials))
+        assert panel.axis is axis
+        assert [dot.x for dot in panel.dots] == sorted(trial.setting["loss.offset_scale"] for trial in trials)
+        assert panel.means == ()
+
+
+def test_the_history_of_a_search_that_learned_has_its_order_and_the_rungs_that_count(
+    finished: Path, new_sweep: NewSweep
+) -> None:
+    records = read_records(finished)
+    small = new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}, search="tpe", trials=10)
+    grid = list(new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}).sweep.settings())
+    chosen = [grid[index] for index in (7, 2, 11, 5, 0, 9, 4, 1, 10, 3)]
+    study = optuna.create_study(study_name="other", storage=f"sqlite:///{small.run / STUDY_DB}")
+    for setting in chosen:
+        study.add_trial(optuna.create_trial(params=setting, distributions=small.sweep.distributions, value=0.0))
+    rung = records.trials[0].rungs[0]
+    trials = [
+        records.trials[0].model_copy(
+            update={
+                "trial": trial_id(small.sweep.config(setting)),
+                "setting": setting,
+                "rungs": [rung.model_copy(update={"objective": index / 20})],
+            }
+        )
+        for index, setting in enumerate(chosen)
+    ]
+    view = search_view(replace(records, run=small.run, sweep=small.sweep, trials=trials[::-1]))
+    assert view is not None
+    assert view.learned
+    assert [trial.params for trial in view.study.trials] == chosen
+    assert [trial.value for trial in view.study.trials] == [index / 20 for index in range(10)]
+
+
+def test_a_directory_that_is_no_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such directory"):
+        read_records(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="not a run directory"):
+        read_records(tmp_path)
+    write_manifest(tmp_path, "train", "pointmass2", {})
+    with pytest.raises(RunError, match="train run"):
+        read_records(tmp_path)
+
+
+def test_settings_are_spelled_as_the_command_line_takes_them() -> None:
+    assert setting_text({"codebook.bins": 64, "loss.gamma": 2.0, "train.lr": 3e-4}) == "bins=64 gamma=2 train.lr=0.0003"
+    assert [spelled(value) for value in ("cosine", None, True)] == ["cosine", "null", "true"]

@@ -1,0 +1,144 @@
+"""The page: one file that loads nothing, whatever state the sweep is in and whatever its texts contain."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from bet_ray.report import write_report
+from bet_ray.tuning import Status
+
+from .conftest import NewSweep
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>{{ 7 * 7 }}"
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would act on."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page_of(run: Path) -> _Page:
+    return _Page(write_report(run).read_text())
+
+
+@pytest.fixture(scope="module")
+def page(finished: Path) -> str:
+    return write_report(finished).read_text()
+
+
+def test_the_report_is_written_into_the_run_and_nothing_else_is(finished: Path) -> None:
+    before = {path for path in finished.rglob("*") if path.name != "report.html"}
+    assert write_report(finished) == finished / "report.html"
+    assert {path for path in finished.rglob("*") if path.name != "report.html"} == before
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    for tag, attributes in _Page(page).tags:
+        for name in ("src", "href", "srcset", "poster", "data", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:"), f"<{tag} {name}>"
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+    without_library = page.replace(get_plotlyjs(), "")
+    assert not re.search(r"@import|url\(|https?://", without_library)
+
+
+def test_the_page_forbids_the_browser_to_load_anything(page: str) -> None:
+    policies = [a["content"] or "" for _, a in _Page(page).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'")
+    assert "http" not in policies[0]
+
+
+def test_plotly_is_inside_once(page: str) -> None:
+    assert page.count(get_plotlyjs()) == 1
+
+
+def test_a_finished_sweep_shows_its_answer_figures_videos_and_commands(page: str, finished: Path) -> None:
+    found = _Page(page)
+    assert "Winner:" in found.words
+    assert "measured on 50 fresh episodes" in found.words
+    assert "What wins a search looks better than it is" in found.words
+    assert f"bet-ray replay {finished} --episode 0 --video episode.mp4" in found.text
+    assert sum(tag == "video" for tag, _ in found.tags) in (1, 2)
+    assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 4  # settings, paths, shares, curves
+
+
+def test_a_sweep_without_any_trial_yet_says_so(new_sweep: NewSweep) -> None:
+    found = page_of(new_sweep().run)
+    assert "Unfinished: 0 of 4 settings done. No winner has been measured yet." in found.words
+    assert "No trial has anything to tell yet." in found.words
+
+
+def test_a_sweep_under_way_shows_the_best_so_far_and_claims_no_winner(new_sweep: NewSweep) -> None:
+    small = new_sweep()
+    done = small.train({"codebook.bins": 3, "loss.gamma": 0})
+    running = small.record({"codebook.bins": 1, "loss.gamma": 0}, Status.RUNNING, [])
+    found = page_of(small.run)
+    assert "Unfinished: 1 of 4 settings done, 1 under way. No winner has been measured yet." in found.words
+    assert "Best so far: bins=3 gamma=0" in found.words
+    assert "Winner:" not in found.words
+    assert "--resume" in found.words
+    assert done.trial in found.text
+    assert running.trial in found.text
+
+
+def test_a_search_that_is_over_says_how_many_fresh_episodes_are_there(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3]})
+    small.train({"codebook.bins": 3})
+    small.end_search()
+    assert "of 50 fresh episodes that measure the winner, 0 are on record" in page_of(small.run).words
+
+
+def test_a_failed_trial_is_shown_with_its_error_and_without_a_place(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3, 4]})
+    small.train({"codebook.bins": 3})
+    small.record({"codebook.bins": 4}, Status.ERROR, [], "the loss is not finite in epoch 2")
+    small.finish()
+    found = page_of(small.run)
+    assert "Winner: bins=3" in found.words
+    assert "error" in found.words
+    assert "the loss is not finite in epoch 2" in found.words
+
+
+def test_a_sweep_where_every_trial_failed_has_no_answer(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3]})
+    small.record({"codebook.bins": 3}, Status.ERROR, [], "no such luck")
+    small.end_search()
+    found = page_of(small.run)
+    assert "No answer: the search is over and no trial has a result." in found.words
+    assert "no such luck" in found.words
+
+
+def test_hostile_texts_are_shown_not_obeyed(new_sweep: NewSweep) -> None:
+    small = new_sweep(question=HOSTILE, space={"data.observation": ["state", HOSTILE]})
+    small.train({"data.observation": "state"})
+    small.record({"data.observation": HOSTILE}, Status.ERROR, [], HOSTILE)
+    small.finish()
+    text = write_report(small.run).read_text()
+    found = _Page(text)
+    assert found.text.count(HOSTILE) >= 4  # title, heading, setting, error
+    assert not any("onerror" in attributes for _, attributes in found.tags)
+    assert "<script>alert" not in text.replace(get_plotlyjs(), "")

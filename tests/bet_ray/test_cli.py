@@ -1,0 +1,172 @@
+"""Commands do what their help says, and answer bad input with one line and exit code 2."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bet.data.store import save_episodes
+from bet.envs.pointmass import PointMassVersion
+from bet.oracles.pointmass import demonstrations
+from bet_ray.cli import main
+
+
+def bet_ray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", "from bet_ray.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must fail as a usage error, and gives the one line it prints."""
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["bet-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        assert exit_.value.code == 2, printed
+        lines = printed.err.strip().splitlines()
+        assert len(lines) == 1, printed.err
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "pushd"], "unknown task 'pushd'; did you mean 'pusht'?"),
+        (["train", "pointmass2", "bin=3"], "unknown setting 'bin'; did you mean 'bins'?"),
+        (["train", "pointmass2", "bins=0"], "codebook.bins: Input should be greater than 0 (got 0)"),
+        (["train", "pointmass2", "bins"], "expected key=value, got 'bins'"),
+        (["train", "pointmass2", "model.heads=3"], "width 20 is not a multiple of heads 3"),
+        (["train", "pointmass2", "train.lr=fast"], "train.lr: Input should be a valid number"),
+        (["train", "pointmass2", "data.observation=agent"], "pointmass2 has no layout 'agent'"),
+        (["train", "pusht", "data.path=nowhere.zarr"], "nowhere.zarr: no such demonstrations"),
+        (["train", "pointmass2", "data.path=nowhere.parquet"], "nowhere.parquet: no such file"),
+        (["train", "pointmass2", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["train", "pointmass2", "train.device=gpu"], "train.device"),
+        (["eval", "nowhere"], "nowhere: no such run or policy directory"),
+        (["eval", "."], "neither a policy"),
+        (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["report", "nowhere"], "nowhere: no such directory"),
+        (["data", "generate", "pusht"], "no demonstrator for 'pusht'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line_that_names_it(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*arguments)
+
+
+def test_a_yaml_syntax_error_names_the_line(tmp_path: Path, refused: Refused) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("question: which?\ntask: [pusht\nspace: {}\n")
+    assert "bad.yaml line 3: not valid YAML" in refused("sweep", file)
+
+
+def test_demonstrations_that_are_not_parquet_are_refused(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
+    assert "d.parquet: not a readable parquet file" in refused("train", "pointmass2", f"data.path={tmp_path}/d.parquet")
+
+
+def test_demonstrations_of_another_task_are_refused(tmp_path: Path, refused: Refused) -> None:
+    save_episodes(demonstrations(PointMassVersion.ONE, 10, seed=0), tmp_path / "d.parquet")
+    message = refused("train", "pointmass2", f"data.path={tmp_path}/d.parquet")
+    assert "demonstrations of 'pointmass1', expected 'pointmass2'" in message
+
+
+def test_a_nan_in_the_demonstrations_names_the_row(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "d.parquet"
+    save_episodes(demonstrations(PointMassVersion.TWO, 10, seed=0), path)
+    table = pq.read_table(path)
+    actions = np.array(table.column("action").combine_chunks().flatten())
+    actions[5] = np.nan
+    broken = pa.FixedSizeListArray.from_arrays(pa.array(actions), 2)
+    pq.write_table(table.set_column(2, table.schema.field(2), broken), path)
+    assert "actions row 2 (episode 0) is not finite" in refused("train", "pointmass2", f"data.path={path}")
+
+
+def test_a_damaged_policy_names_its_file(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    assert str(tmp_path) in refused("eval", tmp_path)
+
+
+def test_a_directory_in_use_is_not_trained_into(trained: Path, refused: Refused) -> None:
+    assert "continue it with --resume or choose another --out" in refused("train", "pointmass2", "--out", trained)
+
+
+def test_help_shows_an_example_for_every_command() -> None:
+    for command in ("train", "eval", "sweep", "report", "replay", "demo", "settings"):
+        done = bet_ray(command, "--help")
+        assert done.returncode == 0
+        assert f"bet-ray {command}" in done.stdout.split("Example")[-1]
+
+
+def test_help_does_not_wait_for_torch_or_ray() -> None:
+    code = "import sys; from bet_ray.cli import app; print({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
+    data, run, video = tmp_path / "d.parquet", tmp_path / "run", tmp_path / "v.gif"
+    assert bet_ray("data", "generate", "pointmass1", "--episodes", "200", "--out", data).returncode == 0
+    assert "200 demonstrations" in bet_ray("data", "info", "pointmass1", data).stdout
+    trained = bet_ray("train", "pointmass1", f"data.path={data}", "train.epochs=2", "--out", run)
+    assert trained.returncode == 0, trained.stderr
+    assert f"next: bet-ray eval {run}" in trained.stdout
+    evaluated = bet_ray("eval", run, "--episodes", "20", "--actors", "1", "--slots", "4")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "success x mode coverage" in evaluated.stdout
+    assert "20 episodes run" in evaluated.stdout
+    replayed = bet_ray("replay", run, "--episode", "3", "--video", video)
+    assert replayed.returncode == 0, replayed.stderr
+    assert video.read_bytes()[:3] == b"GIF"
+    row = pq.read_table(run / "episodes").to_pylist()[3]
+    assert f"{row['end']} after {row['length']} steps" in replayed.stdout
+
+
+@pytest.mark.slow
+def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    settings = ["pointmass2", "train.epochs=4", "train.lr=3e-3", "train.batch_size=256"]
+    code = (
+        "import bet_ray.training as t; t.CHECKPOINT_SECONDS = 0.2\n"
+        f"import sys; sys.argv = ['bet-ray', 'train', *{settings!r}, '--out', {str(tmp_path / 'killed')!r}]\n"
+        "from bet_ray.cli import main; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").rglob("checkpoint.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert bet_ray("train", *settings, "--out", tmp_path / "killed", "--resume").returncode == 0
+    assert bet_ray("train", *settings, "--out", tmp_path / "straight").returncode == 0
+    killed, straight = (
+        {path.relative_to(tmp_path / run): path.read_bytes() for path in (tmp_path / run).rglob("*.safetensors")}
+        for run in ("killed", "straight")
+    )
+    last = [path for path in straight if path.parent.name == "4"]
+    assert last
+    assert all(killed[path] == straight[path] for path in last)

@@ -1,0 +1,92 @@
+"""`evaluate` gives the promised table, extends it, and resumes it after kill -9."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bet import tasks
+from bet_ray import evaluate
+from bet_ray.evaluation import MixedNumericsError, measurement, policy_name, run_of
+from bet_ray.ledger import PARTS, Ledger
+from bet_ray.results import episodes_schema, write_table
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+
+def test_the_table_has_the_published_schema_and_the_asked_episodes(trained: Path) -> None:
+    table = evaluate(trained, episodes=20, actors=1, slots=8)
+    assert table.schema == episodes_schema(tasks.get("pointmass2"))
+    assert table.column("index").to_pylist() == list(range(20))
+
+
+def test_extending_keeps_the_rows_that_were_there_and_runs_only_the_rest(trained: Path, tmp_path: Path) -> None:
+    few = evaluate(trained, episodes=10, actors=1, slots=4, out=tmp_path)
+    counts: list[tuple[int, int, int]] = []
+    many = evaluate(trained, episodes=30, actors=2, slots=8, out=tmp_path, progress=lambda *count: counts.append(count))
+    assert many.slice(0, 10).equals(few)
+    assert counts[0] == (10, 30, 10)
+    assert counts[-1] == (30, 30, 10)
+    assert pq.read_table(tmp_path / "execution").num_rows == 30
+
+
+def test_a_finished_evaluation_is_read_not_run(trained: Path, tmp_path: Path) -> None:
+    first = evaluate(trained, episodes=10, actors=1, slots=4, out=tmp_path)
+    counts: list[tuple[int, int, int]] = []
+    again = evaluate(trained, episodes=10, out=tmp_path, progress=lambda *count: counts.append(count))
+    assert again.equals(first)
+    assert counts == [(10, 10, 10)]
+    assert evaluate(trained, episodes=4, out=tmp_path).equals(first.slice(0, 4))
+
+
+def test_an_evaluation_killed_with_kill_9_resumes_to_the_same_table(trained: Path, tmp_path: Path) -> None:
+    episodes = 4000
+    command = (
+        f"from bet_ray import evaluate; evaluate({str(trained)!r}, episodes={episodes}, actors=1, slots=4, "
+        f"out={str(tmp_path)!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
+    parts = tmp_path / "episodes" / PARTS
+    deadline = time.monotonic() + 120
+    while not (parts.is_dir() and any(parts.glob("*.parquet"))):
+        assert process.poll() is None, "the evaluation ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    survived = Ledger(tmp_path, tasks.get("pointmass2")).read().num_rows
+    assert 0 < survived < episodes
+    resumed = evaluate(trained, episodes=episodes, actors=2, slots=32, out=tmp_path)
+    assert resumed.column("index").to_pylist() == list(range(episodes))
+    assert resumed.slice(0, 200).equals(evaluate(trained, episodes=200, actors=1, slots=16))
+
+
+def test_rows_of_other_numerics_do_not_mix_silently(trained: Path, tmp_path: Path) -> None:
+    table = evaluate(trained, episodes=5, actors=1, slots=4)
+    position = table.column_names.index("numerics")
+    foreign = table.set_column(position, table.schema.field(position), pa.array(["torch 1.0 SSE cpu float32"] * 5))
+    write_table(foreign, tmp_path / "episodes" / "foreign.parquet")
+    with pytest.raises(MixedNumericsError, match=r"torch 1\.0 SSE"):
+        evaluate(trained, episodes=5, out=tmp_path)
+    allowed = evaluate(trained, episodes=5, actors=1, slots=4, out=tmp_path, allow_mixed_numerics=True)
+    assert allowed.equals(table)
+
+
+def test_a_measurement_of_the_table_names_the_modes(trained: Path) -> None:
+    found = measurement(tasks.get("pointmass2"), evaluate(trained, episodes=20, actors=1, slots=8))
+    assert found.episodes == 20
+    assert set(found.mode_shares) == set(tasks.get("pointmass2").modes)
+    assert found.primary.low <= found.primary.estimate <= found.primary.high
+
+
+def test_a_policy_is_named_by_its_place_in_its_run(tmp_path: Path) -> None:
+    directory = tmp_path / "run" / "policies" / "ab12" / "0" / "40"
+    assert policy_name(directory) == "ab12/0/40"
+    assert policy_name(tmp_path / "elsewhere") == "elsewhere"
+    assert run_of(directory) == tmp_path / "run"
+    assert run_of(tmp_path / "run") == tmp_path / "run"

@@ -1,0 +1,145 @@
+"""The pool gives the same table whatever its shape, and loses nothing when workers die."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from bet import tasks
+from bet.config import Split
+from bet.policy import Policy
+from bet_ray import pool as pool_module
+from bet_ray.pool import Job, Pool, RolloutWorker
+from bet_ray.results import unique_episodes
+
+pytestmark = pytest.mark.slow
+
+
+def job_of(run: Path, *, trajectories: bool = False) -> Job:
+    policy = Policy.load(run)
+    protocol = tasks.get("pointmass2").protocol
+    return Job.of(policy, "p", protocol, Split.REPORT, keep_trajectories=trajectories)
+
+
+def drain(pool: Pool, seconds: float = 120) -> pa.Table:
+    """Poll until the pool is idle; every row that came, duplicates included."""
+    tables = []
+    deadline = time.monotonic() + seconds
+    while not pool.idle:
+        assert time.monotonic() < deadline, "the pool does not finish"
+        tables += [finished.episodes for finished in pool.poll()]
+    return pa.concat_tables(tables)
+
+
+def kill_a_worker() -> None:
+    """kill -9 one rollout worker of this session."""
+    family = psutil.Process().children(recursive=True)
+    victims = [process for process in family if process.name().startswith("ray::RolloutWor")]
+    assert victims
+    victims[0].send_signal(signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_tables_are_identical_whatever_the_number_of_actors_and_slots(trained: Path) -> None:
+    job = job_of(trained)
+    tables = []
+    for actors, slots in ((1, 4), (2, 4), (2, 32)):
+        with Pool(actors, slots) as pool:
+            pool.submit(job, list(range(100)))
+            tables.append(unique_episodes(drain(pool)))
+    assert tables[0].num_rows == 100
+    assert all(table.equals(tables[0]) for table in tables)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_jobs_share_the_workers_and_get_their_own_episodes(trained: Path) -> None:
+    report = job_of(trained)
+    tune = Job.of(Policy.load(trained), "p", report.protocol, Split.TUNE)
+    with Pool(1, 8) as pool:
+        first, second = pool.submit(report, list(range(20))), pool.submit(tune, list(range(30)))
+        counts = {first: 0, second: 0}
+        splits: dict[str, set[str]] = {first: set(), second: set()}
+        while not pool.idle:
+            for finished in pool.poll():
+                counts[finished.job] += len(finished)
+                splits[finished.job] |= set(finished.episodes.column("split").to_pylist())
+    assert counts == {first: 20, second: 30}
+    assert splits == {first: {"report"}, second: {"tune"}}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_worker_killed_with_kill_9_loses_no_episode_and_counts_none_twice(trained: Path) -> None:
+    job = job_of(trained)
+    with Pool(2, 4) as pool:
+        pool.submit(job, list(range(3000)))
+        tables = [finished.episodes for finished in pool.poll(timeout=30)]
+        kill_a_worker()
+        table = pa.concat_tables([*tables, drain(pool)])
+    assert sorted(table.column("index").to_pylist()) == list(range(3000))
+    with Pool(1, 32) as pool:
+        pool.submit(job, list(range(200)))
+        undisturbed = unique_episodes(drain(pool))
+    assert unique_episodes(table).slice(0, 200).equals(undisturbed)
+
+
+class _Poisoned(RolloutWorker):
+    """A worker whose process dies whenever it meets episode 5, as a simulator with a segmentation fault would."""
+
+    def advance(self, new, jobs):  # type: ignore[no-untyped-def]
+        if any(index == 5 for _, index in new):
+            os._exit(1)
+        return super().advance(new, jobs)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_episode_that_kills_its_workers_becomes_an_error_row_and_the_others_finish(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "RolloutWorker", _Poisoned)
+    with Pool(2, 4) as pool:
+        pool.submit(job_of(trained), list(range(40)))
+        table = unique_episodes(drain(pool))
+    assert table.column("index").to_pylist() == list(range(40))
+    ends = dict(zip(table.column("index").to_pylist(), table.column("end").to_pylist(), strict=True))
+    assert ends.pop(5) == "error"
+    assert "error" not in ends.values()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_pool_whose_workers_cannot_start_says_so(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(RolloutWorker):
+        def __init__(self, slots: int) -> None:
+            raise OSError("no such library")
+
+    monkeypatch.setattr(pool_module, "RolloutWorker", Broken)
+    with Pool(1, 4) as pool:
+        pool.submit(job_of(trained), list(range(40)))
+        with pytest.raises(pool_module.PoolError, match="could not start: OSError: no such library"):
+            drain(pool)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_trajectories_come_only_when_asked_for(trained: Path) -> None:
+    with Pool(1, 4) as pool:
+        pool.submit(job_of(trained), [0])
+        assert [finished.trajectories for finished in _all(pool)] == [None]
+        pool.submit(job_of(trained, trajectories=True), [0])
+        (finished,) = _all(pool)
+    assert finished.trajectories is not None
+    assert finished.trajectories.num_rows == finished.episodes.column("length")[0].as_py() + 1
+
+
+def test_a_pool_needs_an_actor_and_a_slot() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Pool(0, 4)
+
+
+def _all(pool: Pool) -> list[pool_module.Finished]:
+    finished = []
+    while not pool.idle:
+        finished += pool.poll()
+    return finished

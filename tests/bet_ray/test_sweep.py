@@ -1,0 +1,147 @@
+"""A sweep file says what will run, or is refused in one line that names the key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bet.config import ConfigError
+from bet_ray.sweep import Objective, Range, Search, load_sweep, parse_sweep
+
+ROOT = Path(__file__).parents[2]
+
+SWEEP: dict[str, Any] = {
+    "question": "Which?",
+    "task": "pointmass2",
+    "space": {"bins": [1, 3], "gamma": [0, 2]},
+    "search": "grid",
+}
+
+
+def test_a_grid_is_every_combination_in_order() -> None:
+    settings = list(parse_sweep(SWEEP, "x").settings())
+    assert settings == [{"codebook.bins": bins, "loss.gamma": gamma} for bins in (1, 3) for gamma in (0, 2)]
+
+
+def test_a_random_search_draws_the_same_settings_for_the_same_seed() -> None:
+    space = {"bins": {"low": 1, "high": 64, "log": True}, "train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    one, same, other = (
+        list(
+            parse_sweep(
+                SWEEP | {"space": space, "search": {"method": "random", "seed": seed}, "trials": 6}, "x"
+            ).settings()
+        )
+        for seed in (0, 0, 1)
+    )
+    assert one == same != other
+    assert all(isinstance(setting["codebook.bins"], int) for setting in one)
+
+
+@given(
+    low=st.integers(1, 50),
+    width=st.integers(1, 50),
+    step=st.none() | st.integers(1, 7),
+    seed=st.integers(0, 1000),
+)
+def test_random_draws_stay_inside_their_range(low: int, width: int, step: int | None, seed: int) -> None:
+    values: dict[str, Any] = {"low": low, "high": low + width} | ({"step": step} if step else {})
+    tree = SWEEP | {"space": {"bins": values}, "search": {"method": "random", "seed": seed}, "trials": 5}
+    for setting in parse_sweep(tree, "x").settings():
+        drawn = setting["codebook.bins"]
+        assert low <= drawn <= low + width
+        assert step is None or (drawn - low) % step == 0
+
+
+def test_a_stepped_range_lists_its_values_and_the_end() -> None:
+    assert Range(low=5, high=20, step=5).values == [5, 10, 15, 20]
+    assert Range(low=0, high=0.3, step=0.1).values == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_training_seeds_of_a_setting_follow_the_base_seed() -> None:
+    sweep = parse_sweep(SWEEP | {"base": {"train": {"seed": 7}}, "seeds_per_trial": 2}, "x")
+    assert [sweep.config({}, seed).train.seed for seed in range(2)] == [7, 8]
+
+
+def test_rungs_are_evenly_spaced_and_end_with_the_training() -> None:
+    sweep = parse_sweep(SWEEP | {"eval": {"rungs": 3}}, "x")
+    assert sweep.rung_epochs(24) == [8, 16, 24]
+    assert sweep.rung_epochs(2) == [1, 2]
+
+
+def test_the_command_line_changes_the_sweep_or_its_base() -> None:
+    sweep = load_sweep(
+        ROOT / "sweeps/pusht_small.yaml",
+        ["trials=3", "train.epochs=5", "eval.episodes=8", "search.seed=4", "seeds_per_trial=2"],
+    )
+    assert (sweep.trials, sweep.trial_count, sweep.eval.episodes, sweep.search.seed) == (3, 3, 8, 4)
+    assert sweep.config({}).train.epochs == 5
+    assert sweep.seeds_per_trial == 2
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_sweep_loads_and_asks_its_question_in_the_first_line(file: Path) -> None:
+    assert load_sweep(file).trial_count >= 8
+    assert "?" in file.read_text().splitlines()[0]
+
+
+def test_the_demo_is_the_shipped_sweep() -> None:
+    from bet_ray.demo import demo_sweep
+
+    shipped = load_sweep(ROOT / "sweeps/pointmass_demo.yaml")
+    demo = demo_sweep(Path("d.parquet"))
+    assert demo.base.pop("data.path") == "d.parquet"
+    assert demo == shipped
+
+
+def test_the_optuna_space_has_the_kinds_of_the_file() -> None:
+    space = {"bins": [8, 16], "window": {"low": 1, "high": 10}, "train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    found = parse_sweep(SWEEP | {"space": space, "search": "tpe", "trials": 1}, "x").distributions
+    kinds = {key: type(distribution).__name__ for key, distribution in found.items()}
+    assert kinds == {
+        "codebook.bins": "CategoricalDistribution",
+        "model.window": "IntDistribution",
+        "train.lr": "FloatDistribution",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spaces": {}}, "unknown setting 'spaces'; did you mean 'space'?"),
+        ({"space": {"bin": [1]}}, "unknown setting 'bin'; did you mean 'bins'?"),
+        ({"space": {"bins": []}}, "bins: expected a list of values"),
+        ({"space": {}}, "needs at least one setting"),
+        ({"space": {"bins": [0]}}, "codebook.bins: Input should be greater than 0"),
+        ({"space": {"window": {"low": 4, "high": 2}}}, "low 4 must be below high 2"),
+        ({"space": {"window": {"low": 1, "high": 5}}}, "a grid needs a list of values, or a step"),
+        ({"search": "bayes"}, "search.method: Input should be 'grid', 'random' or 'tpe'"),
+        ({"search": "tpe"}, "how many settings should tpe try?"),
+        ({"base": {"bins": 3}}, "codebook.bins is both in base and in space"),
+        ({"base": {"train": {"epoch": 3}}}, "unknown setting 'train.epoch'; did you mean 'train.epochs'?"),
+        ({"task": "pushd"}, "unknown task 'pushd'; did you mean 'pusht'?"),
+        ({"eval": {"episode": 3}}, "unknown setting 'eval.episode'; did you mean 'eval.episodes'?"),
+        ({"objective": "loss"}, "objective: Input should be 'primary', 'success' or 'val_loss'"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_sweep(SWEEP | change, "file.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("file.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_question_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"x: question: missing"):
+        parse_sweep({key: value for key, value in SWEEP.items() if key != "question"}, "x")
+
+
+def test_objectives_know_their_direction() -> None:
+    assert {objective: objective.mode for objective in Objective} == {
+        "primary": "max",
+        "success": "max",
+        "val_loss": "min",
+    }
+    assert Search("grid") is Search.GRID

@@ -1,0 +1,180 @@
+"""A sweep judges every setting, measures its winner on fresh episodes, and survives kill -9 of its driver."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+
+from bet import Policy
+from bet.config import ConfigError
+from bet_ray.sweep import Sweep, parse_sweep
+from bet_ray.tuning import STUDY_DB, Status, divide, read_trials, run_sweep
+
+TREE: dict[str, Any] = {
+    "question": "Which?",
+    "task": "pointmass2",
+    "base": {"train": {"epochs": 2, "lr": 3e-3}},
+    "space": {"bins": [1, 6], "window": [1, 2]},
+    "search": "grid",
+    "eval": {"episodes": 20, "rungs": 2, "winner_episodes": 30},
+}
+
+
+def sweep_of(**changes: Any) -> Sweep:
+    return parse_sweep(TREE | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def swept(ray_session: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep."""
+    run = tmp_path_factory.mktemp("sweep") / "run"
+    run_sweep(sweep_of(), run)
+    return run
+
+
+@pytest.mark.slow
+def test_every_setting_is_trained_and_judged_at_every_rung(swept: Path) -> None:
+    trials = read_trials(swept, sweep_of().objective)
+    assert len(trials) == 4
+    assert all(trial.status is Status.DONE for trial in trials)
+    assert all([rung.epoch for rung in trial.rungs] == [1, 2] for trial in trials)
+    values = [rung.objective for trial in trials if (rung := trial.best(sweep_of().objective))]
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.slow
+def test_the_parquet_tables_agree_with_each_other(swept: Path) -> None:
+    trials = pq.read_table(swept / "trials.parquet").to_pylist()
+    history = pq.read_table(swept / "history.parquet").to_pylist()
+    episodes = pq.read_table(swept / "episodes").to_pandas()
+    assert len(trials) == 4
+    assert {(row["trial"], row["epoch"]) for row in history} == {(t["trial"], e) for t in trials for e in (1, 2)}
+    tune = episodes[episodes["split"] == "tune"]
+    assert len(tune) == 4 * 2 * 20
+    for row in trials:
+        mine = tune[tune["policy"] == f"{row['trial']}/0/{row['epoch']}"]
+        assert row["success_rate"] == pytest.approx(mine["success"].mean())
+    assert not episodes.duplicated(["policy_digest", "protocol_digest", "numerics", "split", "index"]).any()
+
+
+@pytest.mark.slow
+def test_the_winner_is_measured_on_episodes_that_did_not_choose_it(swept: Path) -> None:
+    episodes = pq.read_table(swept / "episodes").to_pandas()
+    report = episodes[episodes["split"] == "report"]
+    winner = read_trials(swept, sweep_of().objective)[0]
+    assert len(report) == 30
+    assert set(report["policy"].str.split("/").str[0]) == {winner.trial}
+    assert not set(report["seed"]) & set(episodes[episodes["split"] == "tune"]["seed"])
+    assert Policy.load(swept).digest == report["policy_digest"].iloc[0]
+
+
+@pytest.mark.slow
+def test_resuming_a_finished_sweep_runs_nothing_and_finds_the_same(swept: Path) -> None:
+    before = pq.read_table(swept / "episodes"), (swept / "trials.parquet").read_bytes()
+    executed = pq.read_table(swept / "execution").num_rows
+    result = run_sweep(sweep_of(), swept, resume=True)
+    assert pq.read_table(swept / "episodes").equals(before[0])
+    assert pq.read_table(swept / "execution").num_rows == executed
+    assert result.report.episodes == 30
+
+
+@pytest.mark.slow
+def test_a_run_directory_is_not_overwritten_nor_resumed_with_another_sweep(swept: Path) -> None:
+    with pytest.raises(ConfigError, match="--resume"):
+        run_sweep(sweep_of(), swept)
+    with pytest.raises(ConfigError, match="'space' is not what the run began with"):
+        run_sweep(sweep_of(space={"bins": [2]}), swept, resume=True)
+
+
+@pytest.mark.slow
+def test_a_setting_that_cannot_work_is_an_error_row_and_the_others_go_on(ray_session: int, tmp_path: Path) -> None:
+    demonstrations = tmp_path / "few.parquet"
+    from bet.data.store import save_episodes
+    from bet.envs.pointmass import PointMassVersion
+    from bet.oracles.pointmass import demonstrations as demonstrate
+
+    save_episodes(demonstrate(PointMassVersion.TWO, 20, seed=0, noise=0.0), demonstrations)
+    base = {"train": {"epochs": 1}, "data": {"path": str(demonstrations)}}
+    sweep = sweep_of(base=base, space={"bins": [2, 4096]}, eval={"episodes": 5, "winner_episodes": 5})
+    result = run_sweep(sweep, tmp_path / "run")
+    assert [trial.status for trial in result.trials] == [Status.DONE, Status.ERROR]
+    assert "distinct actions" in (result.trials[1].error or "")
+
+
+@pytest.mark.slow
+def test_seeds_of_a_setting_are_judged_together(ray_session: int, tmp_path: Path) -> None:
+    sweep = sweep_of(space={"bins": [3]}, seeds_per_trial=2, base={"train": {"epochs": 1, "lr": 3e-3}})
+    result = run_sweep(sweep, tmp_path / "run")
+    assert set(result.tune.by_seed) == {0, 1}
+    assert result.tune.episodes == 40
+    assert (result.report.seeds, result.report.episodes) == (2, 60)
+
+
+@pytest.mark.slow
+def test_tpe_asks_optuna_and_keeps_its_study(ray_session: int, tmp_path: Path) -> None:
+    space = {"bins": {"low": 1, "high": 12}, "train.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
+    base = {"train": {"epochs": 2}}
+    sweep = sweep_of(search="tpe", trials=3, base=base, space=space, scheduler="asha")
+    result = run_sweep(sweep, tmp_path / "run")
+    study = optuna.load_study(study_name="run", storage=f"sqlite:///{tmp_path / 'run' / STUDY_DB}")
+    assert len(result.trials) == 3
+    told = sorted(trial.value for trial in study.get_trials() if trial.value is not None)
+    assert len(told) == 3
+    assert max(told) <= max(rung.objective for trial in result.trials for rung in trial.rungs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["grid", "tpe"])
+def test_a_sweep_whose_driver_is_killed_with_kill_9_resumes_without_redoing_trials(
+    ray_session: int, tmp_path: Path, search: str
+) -> None:
+    run = tmp_path / "run"
+    changes = {"search": search} | ({"trials": 4} if search == "tpe" else {})
+    script = (
+        "import json, sys; from pathlib import Path\n"
+        "from bet_ray.sweep import parse_sweep; from bet_ray.tuning import run_sweep\n"
+        f"run_sweep(parse_sweep(json.loads({json.dumps(TREE | changes)!r}), 'test'), Path({str(run)!r}))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not [t for t in _records(run) if t["status"] == "done"]:
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {t["trial"]: t for t in _records(run) if t["status"] == "done"}
+    weights = {path: path.stat().st_mtime_ns for t in done for path in (run / "policies" / t).rglob("*.safetensors")}
+    result = run_sweep(sweep_of(**changes), run, resume=True)
+    # Optuna may propose a setting twice: then it has one directory, and one row.
+    assert len(result.trials) == 4 if search == "grid" else 1 <= len(result.trials) <= 4
+    assert done.keys() <= {trial.trial for trial in result.trials}
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    episodes = pq.read_table(run / "episodes").to_pandas()
+    assert not episodes.duplicated(["policy_digest", "protocol_digest", "numerics", "split", "index"]).any()
+    assert (episodes[episodes["split"] == "tune"].groupby("policy_digest").size() == 20).all()
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in run.glob("policies/*/trial.json")]
+
+
+@pytest.mark.parametrize(("cpus", "actors", "trials"), [(1, 1, 1), (2, 2, 2), (4, 1, 3), (16, 4, 12)])
+def test_cpus_are_divided_without_a_deadlock(cpus: int, actors: int, trials: int) -> None:
+    shares = divide(sweep_of(), cpus)
+    assert (shares.actors, shares.trials_at_once) == (actors, trials)
+    needed = shares.actors * shares.cpus_per_actor + shares.trials_at_once * shares.cpus_per_trial
+    assert needed <= cpus
+
+
+def test_asking_for_more_actors_than_cpus_leaves_one_for_trials() -> None:
+    shares = divide(sweep_of(resources={"actors": 64}), 8)
+    assert shares.actors == 7
+    assert shares.trials_at_once == 1
