@@ -107,8 +107,8 @@ class ModelConfig(Frozen):
     """Transformer blocks."""
     heads: PositiveInt = 6
     """Attention heads; must divide the width."""
-    width: PositiveInt = 120
-    """Embedding size."""
+    width: Annotated[int, Field(ge=12, multiple_of=4)] = 120
+    """Embedding size. At other sizes the BLAS gives a row other last bits at other places of a batch."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout on embeddings, attention and residuals."""
     offsets: bool = True

@@ -23,7 +23,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader sees all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -41,7 +41,7 @@ def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> Non
         "git": _git_revision(),
         "host": {"system": platform.platform(), "cpus": os.cpu_count()},
     }
-    write_text(run / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

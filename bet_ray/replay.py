@@ -11,7 +11,7 @@ from bet import tasks
 from bet.config import Split
 from bet.errors import UsageError
 from bet.policy import Policy
-from bet.rollout import EpisodeResult, Rollout
+from bet.rollout import EpisodeResult, Rollout, one_thread
 
 FPS = 10
 
@@ -32,7 +32,8 @@ def replay(policy: Policy, split: Split, index: int) -> Replay:
         engine.start([index])
         frames = [engine.env.render()[0]]
         while True:
-            finished = engine.step()
+            with one_thread():
+                finished = engine.step()
             frames.append(engine.env.render()[0])
             if finished:
                 return Replay(finished[0], frames)

@@ -64,6 +64,8 @@ class Rung(Frozen):
 class Status(StrEnum):
     RUNNING = "running"
     DONE = "done"
+    STOPPED = "stopped"
+    """By the scheduler, at a rung."""
     ERROR = "error"
 
 
@@ -146,6 +148,7 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
             .remote(run.resolve(), sweep.task, shares.actors, sweep.resources.slots, shares.cpus_per_actor)
         )
         _search(sweep, run.resolve(), episodes, service, shares, on_trials)
+        _note_stopped(run)
         trials = read_trials(run, sweep.objective)
         write_trials(run, sweep, trials)
         ranked = [trial for trial in trials if trial.rungs]
@@ -196,6 +199,14 @@ def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
         for seed, scores in rung.by_seed.items()
     }
     write_history(run, rungs)
+
+
+def _note_stopped(run: Path) -> None:
+    """Tune has ended: a trial that still says it is running was stopped by the scheduler, without a word to it."""
+    for path in (run / "policies").glob(f"*/{TRIAL_JSON}"):
+        record = TrialRecord.model_validate_json(path.read_text())
+        if record.status is Status.RUNNING:
+            write_text(path, record.model_copy(update={"status": Status.STOPPED}).model_dump_json(indent=2))
 
 
 def _prepare(sweep: Sweep, run: Path, resume: bool) -> None:
@@ -306,8 +317,13 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
         epoch, val_loss, evaluations = pending
         rungs.append(_rung(sweep, epoch, val_loss, ray.get(evaluations)))
         record(Status.RUNNING)
-        tune.report({"objective": rungs[-1].objective, "epoch": epoch, "trial": trial})
+        _report(sweep, rungs)
 
+    before = _finished_before(sweep, run, trial, configs[0].train.epochs)
+    if before is not None:
+        for count in range(len(before.rungs)):
+            _report(sweep, before.rungs[: count + 1])
+        return
     try:
         runs = [SeedRun(run, config, episodes) for config in configs]
         pending = None
@@ -324,6 +340,24 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
         record(Status.DONE)
     except (DataError, ConfigError, TrainingDivergedError) as error:
         record(Status.ERROR, str(error))  # this setting cannot work; the others go on
+
+
+def _finished_before(sweep: Sweep, run: Path, trial: str, epochs: int) -> TrialRecord | None:
+    """What an earlier start of this sweep found of a trial, if it was judged as it would be now."""
+    path = run / "policies" / trial / TRIAL_JSON
+    if not path.exists():
+        return None
+    record = TrialRecord.model_validate_json(path.read_text())
+    judged = [rung.epoch for rung in record.rungs] == sweep.rung_epochs(epochs)
+    episodes = {rung.episodes for rung in record.rungs} == {sweep.eval.episodes * sweep.seeds_per_trial}
+    whole = record.status is Status.DONE and judged
+    return record if episodes and (whole or record.status is Status.STOPPED) else None
+
+
+def _report(sweep: Sweep, rungs: list[Rung]) -> None:
+    """Tell Tune the best rung so far: by it a setting is ranked, so by it Optuna should learn."""
+    choose = max if sweep.objective.mode == "max" else min
+    tune.report({"objective": choose(rung.objective for rung in rungs), "epoch": rungs[-1].epoch})
 
 
 def _train_to(seed_run: SeedRun, epoch: int) -> Job:

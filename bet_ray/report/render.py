@@ -1,13 +1,10 @@
 """One self-contained page: plotly.js, figures, videos and styles inside, and a policy that forbids loading anything."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 import plotly.graph_objects as go
-import torch
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -34,8 +31,7 @@ def write_report(run: Path) -> Path:
 
     Raises `RunError` for a directory that is not a sweep's, `PolicyError` when its winner is damaged or gone.
     """
-    with _one_thread():
-        page = render(read_records(run))
+    page = render(read_records(run))
     write_text(run / REPORT, page)
     return run / REPORT
 
@@ -78,17 +74,6 @@ def render(records: Records) -> str:
         clips=clips(records),
         ran=provenance(records),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Replays are many small forwards: beside other work, threads that wait for each other cost them tenfold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _coverage(records: Records) -> go.Figure | None:

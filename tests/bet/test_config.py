@@ -270,6 +270,8 @@ def test_an_unknown_key_in_a_section_is_named_in_full(tree: dict[str, Any], key:
         ("window=-1", "model.window"),
         ("gamma=-0.1", "loss.gamma"),
         ("model.dropout=1", "model.dropout"),
+        ("model.width=30", "model.width: Input should be a multiple of 4"),
+        ("model.width=8", "model.width: Input should be greater than or equal to 12"),
         ("train.lr=0", "train.lr"),
         ("train.lr=.inf", "train.lr"),
         ("train.lr=.nan", "train.lr"),

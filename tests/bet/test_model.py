@@ -155,11 +155,32 @@ def test_a_rows_bits_depend_on_neither_its_position_nor_its_neighbours(
         assert torch.equal(whole[order[:keep]], part[:keep])
 
 
-def test_a_batch_whose_size_no_vector_register_divides_treats_its_last_row_like_its_first() -> None:
-    """Where the tanh GELU fails."""
-    model = make(ModelConfig(window=3, layers=2, heads=2, width=18))
-    x = observations(model, rows=1).expand(17, -1, -1).contiguous()
-    for outputs in (*model(x), *model.read(x, torch.full((17,), 3))):
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[ModelConfig, int, int, int]:
+    """Any settings the config allows, within reason, and any observations, actions and bins."""
+    width = 4 * draw(st.integers(3, 16))
+    config = ModelConfig(
+        width=width,
+        heads=draw(st.sampled_from([heads for heads in range(1, 9) if width % heads == 0])),
+        window=draw(st.integers(1, 12)),
+        layers=draw(st.integers(1, 2)),
+        offsets=draw(st.booleans()),
+    )
+    return config, draw(st.integers(1, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 40))
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=shapes(), data=st.data())
+def test_equal_rows_have_equal_bits_at_every_place_of_a_batch_in_every_legal_shape(
+    shape: tuple[ModelConfig, int, int, int], data: st.DataObject
+) -> None:
+    config, obs_dim, act_dim, bins = shape
+    model = Transformer(config, obs_dim, act_dim, bins)
+    model.initialize(torch.Generator().manual_seed(0))
+    row = torch.randn(1, config.window, obs_dim, generator=torch.Generator().manual_seed(1))
+    x = row.expand(BATCH, -1, -1).contiguous()
+    last = torch.full((BATCH,), data.draw(st.integers(1, config.window)))
+    for outputs in (*model(x), *model.read(x, last)):
         assert torch.equal(outputs, outputs[:1].expand_as(outputs))
 
 
