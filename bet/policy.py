@@ -5,7 +5,6 @@ On disk it is a directory of `policy.json` and `weights.safetensors`; nothing is
 
 import hashlib
 import json
-import os
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from bet.codebook import decode
 from bet.config import Config, canonical_json, validation_message
 from bet.errors import UsageError
+from bet.files import replacing
 from bet.model import Transformer
 from bet.normalizer import Normalizer
 
@@ -175,15 +175,10 @@ class Policy:
 
     def save(self, directory: Path) -> None:
         """Write the policy directory; `policy.json` comes last, so a directory with one is whole."""
-        directory.mkdir(parents=True, exist_ok=True)
         about, weights = self.pack()
         for name, content in ((WEIGHTS, weights), (POLICY_JSON, about)):
-            temporary = directory / f".{name}.{os.getpid()}"
-            with temporary.open("wb") as file:
+            with replacing(directory / name) as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(directory / name)
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":

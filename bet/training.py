@@ -21,6 +21,7 @@ from bet.config import Config, FitOn, Schedule, canonical_json
 from bet.data.episodes import Episodes
 from bet.data.windows import Windows, windows_of
 from bet.errors import FailedRunError, UsageError
+from bet.files import replacing
 from bet.losses import focal_loss, offset_loss
 from bet.model import Transformer
 from bet.normalizer import fit_normalizer
@@ -194,21 +195,20 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a reader never sees half of one."""
-        temporary = path.with_name(f".{path.name}")
-        torch.save(
-            {
-                "config": self._settings,
-                "data": self._policy[-1],
-                "model": self.model.state_dict(),
-                "average": None if self._average is None else self._average.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "steps_done": self.steps_done,
-                "sums": self._sums,
-                "history": [asdict(epoch) for epoch in self.history],
-            },
-            temporary,
-        )
-        temporary.replace(path)
+        with replacing(path) as file:
+            torch.save(
+                {
+                    "config": self._settings,
+                    "data": self._policy[-1],
+                    "model": self.model.state_dict(),
+                    "average": None if self._average is None else self._average.state_dict(),
+                    "optimizer": self._optimizer.state_dict(),
+                    "steps_done": self.steps_done,
+                    "sums": self._sums,
+                    "history": [asdict(epoch) for epoch in self.history],
+                },
+                file,
+            )
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of the same settings and data. Raises `UsageError` naming the file."""

@@ -7,9 +7,9 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from bet.errors import UsageError
+from bet.files import replacing
 
 MANIFEST = "manifest.json"
 _PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "pymunk")
@@ -20,14 +20,9 @@ class RunError(UsageError):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write a small file; a reader sees all of it or none."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> None:

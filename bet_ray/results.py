@@ -1,16 +1,15 @@
 """The tables a run leaves behind: every parquet schema, and the only place that names a column."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bet.files import replacing
 from bet.rollout import EpisodeResult
 from bet.tasks import Task
 
@@ -193,17 +192,9 @@ def unique_episodes(table: pa.Table) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write parquet so that a reader sees the whole file or none (temporary name, fsync, rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write parquet; a reader sees the whole file or none."""
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bet.data.episodes import DataError, Episodes
+from bet.files import replacing
 
 _TASK = b"bet.task"
 
@@ -26,10 +27,8 @@ def save_episodes(episodes: Episodes, path: Path) -> None:
         "action": lists(episodes.actions),
     }
     table = pa.table(columns).replace_schema_metadata({_TASK: episodes.task.encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def load_episodes(path: Path) -> Episodes:
