@@ -309,7 +309,7 @@ def contestants(policy: Policy, protocol: Protocol) -> Iterator[list[Contestant]
             Contestant(Kind.ENGINE, f"in process, {SLOTS} slots", partial(in_process, policy, protocol), SLOTS)
         )
         stack.enter_context(session(max(ACTORS)))
-        job = Job.of(policy, "benchmark", protocol, Split.REPORT)
+        job = Job.of(policy, protocol, Split.REPORT)
         for actors in ACTORS:
             pool = stack.enter_context(Pool(actors, SLOTS, cpus_per_actor=min(1.0, max(ACTORS) / sum(ACTORS))))
             name = f"Ray pool, {actors} actor{'s' * (actors > 1)} x {SLOTS} slots"

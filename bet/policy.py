@@ -72,6 +72,11 @@ class Policy:
         return self
 
     @property
+    def bin_centers(self) -> NDArray[np.float32]:
+        """Centres of the action bins in data units, (bins, act_dim)."""
+        return self.action_normalizer.denormalize(self.centers.cpu().numpy())
+
+    @property
     def numerics(self) -> str:
         """What can change a bit of what this policy does here: torch, CPU capability, device, dtype."""
         return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {self.device} float32"

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+import pymunk
+
 from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean
 from bet.data.episodes import DataError, Episodes
 from bet.data.pusht_zarr import load_pusht_zarr
@@ -149,7 +151,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 protocol=Protocol(
                     name="pusht-v1",
                     task="pusht",
-                    env_version="1",
+                    env_version=f"1, Chipmunk {pymunk.chipmunk_version}",
                     max_steps=300,
                     success="coverage of the goal > 0.95 at any step",
                     primary="score",

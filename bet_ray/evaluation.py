@@ -11,12 +11,12 @@ from bet import tasks
 from bet.config import ConfigError, Split, did_you_mean
 from bet.errors import UsageError
 from bet.measure import Measurement, measure
-from bet.policy import Policy, resolve
+from bet.policy import Policy
 from bet.protocol import Protocol
 from bet.tasks import Task
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Finished, Job, Pool
-from bet_ray.results import unique_episodes
+from bet_ray.results import unique_rows
 from bet_ray.session import session
 
 FLUSH_SECONDS = 1.0  # finished episodes reach the disk at least this often
@@ -36,14 +36,6 @@ def protocol_named(task: Task, name: str | None) -> Protocol:
             f"eval.protocol: {task.name} has no protocol {name!r}{did_you_mean(str(name), [task.protocol.name])}"
         )
     return task.protocol
-
-
-def policy_name(directory: Path) -> str:
-    """What the `policy` column calls a policy directory: TRIAL/SEED/EPOCH inside a run, else its own name."""
-    parts = directory.resolve().parts
-    if "policies" in parts:
-        return "/".join(parts[len(parts) - parts[::-1].index("policies") :])
-    return directory.resolve().name
 
 
 def evaluate(
@@ -67,8 +59,7 @@ def evaluate(
     policy = Policy.load(path)
     task = tasks.get(policy.config.task)
     recipe = protocol_named(task, protocol or policy.config.eval.protocol)
-    name = policy_name(resolve(Path(path)))
-    job = Job.of(policy, name, recipe, Split(split), keep_trajectories=trajectories)
+    job = Job.of(policy, recipe, Split(split), keep_trajectories=trajectories)
     ledger = None if out is None else Ledger(Path(out), task)
     recorded = None if ledger is None else ledger.of(job.source)
     if ledger is not None and not allow_mixed_numerics:
@@ -83,16 +74,19 @@ def evaluate(
         with session(actors) as cpus, Pool(actors or cpus, slots) as pool:
             pool.submit(job, missing)
             booked = Recorder(ledger)
-            while not pool.idle:
-                for finished in pool.poll():
-                    booked.add(finished)
-                    collected.append(finished.episodes)
+            try:
+                while not pool.idle:
+                    for finished in pool.poll():
+                        booked.add(finished)
+                        collected.append(finished.episodes)
+                    booked.flush_if_due()
                     if progress:
                         progress(before + booked.total, episodes, before)
-            booked.flush()
+            finally:
+                booked.flush()
     if ledger is not None:
         ledger.compact()
-    table = unique_episodes(pa.concat_tables(collected))
+    table = unique_rows(pa.concat_tables(collected))
     return table.filter(pc.field("index") < episodes)
 
 
@@ -141,9 +135,11 @@ class Recorder:
 
     def add(self, finished: Finished) -> None:
         self.total += len(finished)
-        if self._ledger is None:
-            return
-        self._held.append(finished)
+        if self._ledger is not None:
+            self._held.append(finished)
+
+    def flush_if_due(self) -> None:
+        """To be called often: puts on disk what has been held for a second."""
         if time.monotonic() - self._written > FLUSH_SECONDS:
             self.flush()
 

@@ -5,7 +5,8 @@ equal keys. A crash between publishing and removing parts therefore loses nothin
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,12 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bet.tasks import Task
+from bet_ray.manifest import RunError
 from bet_ray.results import (
     EXECUTION,
+    KEY,
+    STEP_KEY,
     EpisodeSource,
     episodes_schema,
     trajectories_schema,
-    unique_episodes,
+    unique_rows,
     write_table,
 )
 
@@ -43,7 +47,13 @@ class Ledger:
 
     def read(self) -> pa.Table:
         """Every recorded episode once, in key order."""
-        return self._read(self._files())[0]
+        while True:
+            tables = [self._schema.empty_table()]
+            try:
+                tables += [table for file in self._files() if (table := _read(file, self._schema)) is not None]
+            except FileNotFoundError:
+                continue  # somebody compacted meanwhile: the rows are in a file that is not on our list
+            return unique_rows(pa.concat_tables(tables))
 
     def of(self, source: EpisodeSource) -> pa.Table:
         """The recorded episodes of one policy, protocol, numerics and split, by index."""
@@ -52,53 +62,51 @@ class Ledger:
             table = table.filter(pc.field(name) == value)
         return table
 
-    def missing(self, source: EpisodeSource, indices: Iterable[int]) -> list[int]:
-        """The indices that still have to run, in order."""
-        done = set(self.of(source).column("index").to_pylist())
-        return [index for index in indices if index not in done]
-
     def compact(self) -> None:
         """Publish the parts as one file, then remove them; likewise the execution and trajectory files."""
         files = self._files()
-        if any(file.parent.name == PARTS for file in files):
-            table, read = self._read(files)
-            write_table(table, self.run / "episodes" / f"{uuid4().hex}.parquet")
-            _remove(read)
-        for folder, schema in (("execution", EXECUTION), ("trajectories", trajectories_schema(self.task))):
-            read = sorted((self.run / folder).glob("*.parquet"))
-            if len(read) > 1:
-                merged, read = _concat(read, schema)
-                write_table(merged, self.run / folder / f"{uuid4().hex}.parquet")
-                _remove(read)
+        if len(files) > 1 or any(file.parent.name == PARTS for file in files):
+            _merge(files, self.run / "episodes", self._schema, KEY)
+        for folder, schema, key in (
+            ("execution", EXECUTION, KEY),
+            ("trajectories", trajectories_schema(self.task), STEP_KEY),
+        ):
+            files = sorted((self.run / folder).glob("*.parquet"))
+            if len(files) > 1:
+                _merge(files, self.run / folder, schema, key)
 
     def _files(self) -> list[Path]:
         folder = self.run / "episodes"
         return [*sorted(folder.glob("*.parquet")), *sorted((folder / PARTS).glob("*.parquet"))]
 
-    def _read(self, files: list[Path]) -> tuple[pa.Table, list[Path]]:
-        table, read = _concat(files, self._schema)
-        return unique_episodes(table), read
 
-
-def _concat(files: list[Path], schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
-    """The rows of all files that open, and those files; one that does not is set aside, its rows to be made again."""
-    tables, read = [schema.empty_table()], []
-    for file in files:
-        try:
-            tables.append(pq.read_table(file).cast(schema))
-            read.append(file)
-        except FileNotFoundError:  # somebody compacted it meanwhile; its rows are in a newer file
-            continue
-        except (OSError, ValueError, pa.ArrowException) as error:
-            aside = file.with_suffix(".corrupt")
-            file.rename(aside)
-            warnings.warn(
-                f"{file} does not open ({str(error).splitlines()[0]}); set aside, its episodes run again",
-                stacklevel=3,
-            )
-    return pa.concat_tables(tables), read
-
-
-def _remove(files: list[Path]) -> None:
-    for file in files:
+def _merge(files: list[Path], folder: Path, schema: pa.Schema, key: Sequence[str]) -> None:
+    """Publish the rows of files as one, then remove them."""
+    tables = [(file, table) for file in files if (table := _read(file, schema)) is not None]
+    merged = unique_rows(pa.concat_tables([schema.empty_table(), *(table for _, table in tables)]), key)
+    write_table(merged, folder / f"{uuid4().hex}.parquet")
+    for file, _ in tables:
         file.unlink(missing_ok=True)
+
+
+def _read(file: Path, schema: pa.Schema) -> pa.Table | None:
+    """The rows of a file; None for a torn one, which is set aside for its rows to be made again.
+
+    Raises `RunError` for a sound file of another kind, and `OSError` when the machine is at fault and not the file.
+    """
+    try:
+        table = pq.read_table(file)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # too many open files, a failing disk: the file may be sound
+        with suppress(FileNotFoundError):  # another reader set it aside
+            file.rename(file.with_suffix(".corrupt"))
+        warnings.warn(
+            f"{file} does not open ({str(error).splitlines()[0]}); set aside, its episodes run again", stacklevel=3
+        )
+        return None
+    if table.schema.names != schema.names:
+        raise RunError(f"{file}: holds other columns than this task's episodes have; use another --out")
+    return table.cast(schema)

@@ -52,9 +52,16 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the working directory, where it is a git checkout."""
+    """The revision of this code, where it runs from a git checkout."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

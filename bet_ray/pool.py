@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from numpy.typing import NDArray
+from ray.exceptions import RayError
 
 from bet import tasks
 from bet.config import Split
@@ -48,9 +50,7 @@ class Job:
     keep_trajectories: bool = False
 
     @classmethod
-    def of(
-        cls, policy: Policy, name: str, protocol: Protocol, split: Split, *, keep_trajectories: bool = False
-    ) -> "Job":
+    def of(cls, policy: Policy, protocol: Protocol, split: Split, *, keep_trajectories: bool = False) -> "Job":
         """Raises `ValueError` here, not in a worker, when the policy does not fit the protocol's task."""
         Rollout(policy, protocol, split, 1).close()
         source = EpisodeSource(
@@ -60,7 +60,6 @@ class Job:
             split=split.value,
             task=protocol.task,
             protocol=protocol.name,
-            policy=name,
             train_seed=policy.config.train.seed,
         )
         return cls(source, policy.pack(), protocol, split, keep_trajectories)
@@ -125,6 +124,11 @@ class RolloutWorker:
                 job: Job = ray.get(jobs[name][0])
                 about, weights = job.packed
                 policy = Policy.unpack(about, weights)
+                if policy.numerics != job.source.numerics:
+                    raise PoolError(
+                        f"this node computes with {policy.numerics!r}, the episodes were asked for with "
+                        f"{job.source.numerics!r}; run on nodes of one kind"
+                    )
                 self._active[name] = _Active(job, Rollout(policy, job.protocol, job.split, self._slots))
             self._active[name].waiting.append(index)
         finished: dict[str, list[EpisodeResult]] = {}
@@ -157,7 +161,7 @@ class RolloutWorker:
         return _Report(
             name,
             [result.index for result in results],
-            *_tables(active.job, results),
+            *_tables(active.job, results, active.rollout.policy.bin_centers),
             [now - active.started.pop(result.index) for result in results],
             context.get_node_id(),
             context.get_actor_id() or "",
@@ -199,6 +203,7 @@ class Pool:
         self._deaths: dict[tuple[str, int], int] = {}
         self._failed_starts = 0
         self._given_up = 0
+        self._failure: PoolError | None = None
         self._work: dict[str, _Work] = {}
         self._workers = [self._new_worker() for _ in range(actors)]
 
@@ -216,16 +221,19 @@ class Pool:
     def submit(self, job: Job, indices: Sequence[int]) -> str:
         """Queue episodes; returns the job's name, which `Finished` carries."""
         name = uuid4().hex
-        if indices:
-            self._work[name] = _Work(job, ray.put(job), len(indices))
-            self._queue.extend((name, index) for index in indices)
+        wanted = list(dict.fromkeys(indices))
+        if wanted:
+            self._work[name] = _Work(job, ray.put(job), len(wanted))
+            self._queue.extend((name, index) for index in wanted)
         return name
 
     def poll(self, timeout: float = 1.0) -> list[Finished]:
         """Hand out work, wait for a report or `timeout` seconds, and return what finished.
 
-        Raises `PoolError` when workers keep dying before any episode ends.
+        Raises `PoolError` when workers keep dying before any episode ends; what had finished was returned before.
         """
+        if self._failure is not None:
+            raise self._failure
         for worker in self._workers:
             if worker.call is None:
                 self._call(worker)
@@ -241,13 +249,18 @@ class Pool:
             worker.call = None
             try:
                 reports: list[_Report] | None = ray.get(ref)
-            except (RayActorError, RayTaskError) as error:
+            except RayError as error:  # of the actor, of its node, or of the call itself
                 finished += self._lost(worker, error)
                 continue
             if reports is None:  # it answered `ready`
                 worker.ready, self._failed_starts = True, 0
-            self._call(worker)  # before anything else, so that the worker goes on while we book
-            finished += [self._book(worker, report) for report in reports or ()]
+            for report in reports or ():
+                for index in report.indices:
+                    worker.leases.pop((report.job, index), None)
+            self._call(worker)  # before booking, so that the worker goes on meanwhile
+            finished += [self._book(report) for report in reports or ()]
+        if self._failure is not None and not finished:
+            raise self._failure
         return finished
 
     def _new_worker(self) -> _Worker:
@@ -273,12 +286,9 @@ class Pool:
         if worker.leases:
             worker.call = worker.handle.advance.remote(new, {name: [self._work[name].ref] for name, _ in new})
 
-    def _book(self, worker: _Worker, report: _Report) -> Finished:
+    def _book(self, report: _Report) -> Finished:
         self._given_up = 0
-        attempts = []
-        for index in report.indices:
-            worker.leases.pop((report.job, index), None)
-            attempts.append(self._deaths.pop((report.job, index), 0) + 1)
+        attempts = [self._deaths.pop((report.job, index), 0) + 1 for index in report.indices]
         job = self._work[report.job].job
         return self._finish(
             report.job,
@@ -318,7 +328,8 @@ class Pool:
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise PoolError(f"{FAILED_STARTS} rollout workers in a row could not start: {reason}") from error
+                self._failure = PoolError(f"{FAILED_STARTS} rollout workers in a row could not start: {reason}")
+                return []
         ray.kill(worker.handle)
         self._workers[self._workers.index(worker)] = self._new_worker()
         finished = []
@@ -331,7 +342,7 @@ class Pool:
             else:
                 self._queue.appendleft(lease)
         if self._given_up >= GIVEN_UP:
-            raise PoolError(f"{GIVEN_UP} episodes in a row took down every worker that ran them: {reason}") from error
+            self._failure = PoolError(f"{GIVEN_UP} episodes in a row took down every worker that ran them: {reason}")
         return finished
 
     def _give_up(self, lease: tuple[str, int]) -> Finished:
@@ -345,10 +356,14 @@ class Pool:
         return self._finish(name, job, [index], tables, [row])
 
 
-def _tables(job: Job, results: list[EpisodeResult]) -> tuple[bytes, bytes | None]:
+def _tables(
+    job: Job, results: list[EpisodeResult], centers: NDArray[np.float32] | None = None
+) -> tuple[bytes, bytes | None]:
     task = tasks.get(job.protocol.task)
     episodes = _to_ipc(episodes_table(task, job.source, results))
-    return episodes, _to_ipc(trajectories_table(task, job.source, results)) if job.keep_trajectories else None
+    if centers is None or not job.keep_trajectories:
+        return episodes, None
+    return episodes, _to_ipc(trajectories_table(task, job.source, results, centers))
 
 
 def _to_ipc(table: pa.Table) -> bytes:

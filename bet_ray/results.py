@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from bet.files import replacing
 from bet.rollout import EpisodeResult
 from bet.tasks import Task
 
 KEY = ("policy_digest", "protocol_digest", "numerics", "split", "index")
-"""What identifies an episode; rows of equal keys are equal."""
+"""What identifies an episode; rows of equal keys are equal. Equal policies have equal digests, and so share rows."""
+
+STEP_KEY = (*KEY, "step")
+"""What identifies a row of the trajectories."""
 
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
@@ -30,7 +34,6 @@ def episodes_schema(task: Task) -> pa.Schema:
             ("index", pa.int64()),
             ("task", pa.string()),
             ("protocol", pa.string()),
-            ("policy", pa.string()),  # where it lies below policies/: TRIAL/SEED/EPOCH
             ("train_seed", pa.int64()),
             ("seed", pa.uint64()),  # the environment's
             ("success", pa.bool_()),
@@ -66,6 +69,7 @@ def trajectories_schema(task: Task) -> pa.Schema:
             ("observation", pa.list_(pa.float32())),
             ("action", pa.list_(pa.float32())),
             ("bin", pa.int64()),
+            ("offset", pa.list_(pa.float32())),  # action - centre of the bin
             ("reward", pa.float64()),
             *signals,
         ]
@@ -77,6 +81,7 @@ HISTORY = pa.schema(
         ("trial", pa.string()),
         ("train_seed", pa.int64()),
         ("epoch", pa.int32()),
+        ("policy_digest", pa.string()),  # where this epoch's policy was kept; joins with the episodes
         *(
             (name, pa.float64())
             for name in (
@@ -126,7 +131,6 @@ class EpisodeSource:
     split: str
     task: str
     protocol: str
-    policy: str
     train_seed: int
 
     @property
@@ -161,8 +165,10 @@ def execution_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return _table(rows, EXECUTION)
 
 
-def trajectories_table(task: Task, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:
-    """Rows of `trajectories_schema`."""
+def trajectories_table(
+    task: Task, source: EpisodeSource, results: Sequence[EpisodeResult], centers: NDArray[np.float32]
+) -> pa.Table:
+    """Rows of `trajectories_schema`; `centers` (bins, act_dim) are the policy's bins in action units."""
     common = source.key
     rows = []
     for result in results:
@@ -173,19 +179,20 @@ def trajectories_table(task: Task, source: EpisodeSource, results: Sequence[Epis
             row = common | {"index": result.index, "step": step, "observation": observation}
             if step < len(path):
                 row |= {"action": path.actions[step], "bin": int(path.bins[step]), "reward": float(path.rewards[step])}
+                row["offset"] = path.actions[step] - centers[path.bins[step]]
                 row |= {f"signal_{name}": float(values[step]) for name, values in path.signals.items()}
             rows.append(row)
     return _table(rows, trajectories_schema(task))
 
 
-def unique_episodes(table: pa.Table) -> pa.Table:
+def unique_rows(table: pa.Table, key: Sequence[str] = KEY) -> pa.Table:
     """One row per key, in key order. Rows are deterministic, so which of two equal keys stays does not matter."""
-    table = table.sort_by([(name, "ascending") for name in KEY]).combine_chunks()
+    table = table.sort_by([(name, "ascending") for name in key]).combine_chunks()
     if table.num_rows < 2:
         return table
     fresh = np.zeros(table.num_rows, dtype=bool)
     fresh[0] = True
-    for name in KEY:
+    for name in key:
         column = table.column(name).to_numpy()
         fresh[1:] |= column[1:] != column[:-1]
     return table.filter(pa.array(fresh))

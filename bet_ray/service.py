@@ -12,15 +12,15 @@ from bet import tasks
 from bet_ray.evaluation import Recorder
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Job, Pool
-from bet_ray.results import unique_episodes
+from bet_ray.results import unique_rows
 
 
 @dataclass
 class _Request:
     job: Job
-    missing: list[int]
-    tables: list[pa.Table]
-    left: int
+    episodes: int
+    tables: list[pa.Table] = field(default_factory=list)
+    left: int = 0
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -35,8 +35,8 @@ class RolloutService:
         self._recorder = Recorder(self._ledger)
         self._pool = Pool(actors, slots, cpus_per_actor)
         self._inbox: queue.Queue[_Request] = queue.Queue()
+        self._active: dict[str, _Request] = {}
         self._failure: Exception | None = None
-        self._lock = threading.Lock()  # the ledger is read by callers and written by the thread
         threading.Thread(target=self._run, daemon=True).start()
 
     def evaluate(self, job: Job, episodes: int) -> pa.Table:
@@ -44,42 +44,46 @@ class RolloutService:
 
         Raises `PoolError` when the pool cannot run.
         """
-        with self._lock:
-            recorded = self._ledger.of(job.source)
-        known = set(recorded.column("index").to_pylist())
-        missing = [index for index in range(episodes) if index not in known]
-        request = _Request(job, missing, [recorded], len(missing))
-        if missing:
-            self._inbox.put(request)
-            while not request.done.wait(1.0):
-                if self._failure is not None:
-                    raise self._failure
-        return unique_episodes(pa.concat_tables(request.tables)).filter(pc.field("index") < episodes)
-
-    def compact(self) -> None:
-        """Publish what has finished so far."""
-        with self._lock:
-            self._recorder.flush()
-            self._ledger.compact()
+        request = _Request(job, episodes)
+        self._inbox.put(request)
+        while not request.done.wait(1.0):
+            if self._failure is not None:
+                raise self._failure
+        return unique_rows(pa.concat_tables(request.tables)).filter(pc.field("index") < episodes)
 
     def _run(self) -> None:
-        active: dict[str, _Request] = {}
+        waiting: list[_Request] = []
         try:
             while True:
-                while not self._inbox.empty() or not active:
-                    request = self._inbox.get()
-                    active[self._pool.submit(request.job, request.missing)] = request
+                while not self._inbox.empty() or not (waiting or self._active):
+                    waiting.append(self._inbox.get())
+                waiting = [request for request in waiting if not self._admit(request)]
                 for finished in self._pool.poll(timeout=0.1):
-                    request = active[finished.job]
-                    with self._lock:
-                        self._recorder.add(finished)
+                    self._recorder.add(finished)
+                    request = self._active[finished.job]
                     request.tables.append(finished.episodes)
                     request.left -= len(finished)
-                    if request.left == 0:
-                        with self._lock:
-                            self._recorder.flush()
-                        del active[finished.job]
-                        request.done.set()
+                self._recorder.flush_if_due()
+                for name in [name for name, request in self._active.items() if request.left == 0]:
+                    self._recorder.flush()
+                    self._ledger.compact()
+                    self._active.pop(name).done.set()
         except Exception as error:
             self._failure = error
             raise
+        finally:
+            self._recorder.flush()
+
+    def _admit(self, request: _Request) -> bool:
+        """Start what the ledger lacks; False while a twin is under way, for two settings can train equal policies."""
+        if any(active.job.source.key == request.job.source.key for active in self._active.values()):
+            return False
+        recorded = self._ledger.of(request.job.source)
+        known = set(recorded.column("index").to_pylist())
+        missing = [index for index in range(request.episodes) if index not in known]
+        request.tables, request.left = [recorded], len(missing)
+        if missing:
+            self._active[self._pool.submit(request.job, missing)] = request
+        else:
+            request.done.set()
+        return True

@@ -25,7 +25,8 @@ def session(cpus: int | None = None) -> Iterator[int]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, cpus or 1),
+            address="local",
+            num_cpus=cpus if cpus and cpus > (os.cpu_count() or 1) else None,  # None: Ray counts, and knows containers
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

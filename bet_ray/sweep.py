@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from bet.config import (
     Config,
     ConfigError,
     Frozen,
+    canonical_json,
     flatten,
     full_key,
     load_yaml,
@@ -60,12 +61,12 @@ class Objective(StrEnum):
 
 
 class Range(Frozen):
-    """A numeric range: integers where both ends are, else real numbers."""
+    """A numeric range: of integers where it is written with integers (1, not 1.0), else of real numbers."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
-    step: PositiveFloat | None = None
+    step: PositiveInt | PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _orderly(self) -> "Range":
@@ -77,7 +78,7 @@ class Range(Frozen):
 
     @property
     def integer(self) -> bool:
-        return self.low.is_integer() and self.high.is_integer() and (self.step is None or self.step.is_integer())
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step) if number is not None)
 
     @property
     def distribution(self) -> BaseDistribution:
@@ -92,8 +93,7 @@ class Range(Frozen):
         if self.step is None:
             raise ConfigError("a grid needs values: give a list, or low, high and step")
         count = int((self.high - self.low) / self.step + 1e-9) + 1
-        values = [self.low + i * self.step for i in range(count)]
-        return [int(value) for value in values] if self.integer else values
+        return [self.low + i * self.step for i in range(count)]
 
 
 # A tagged union, so that an error speaks of the kind that was meant.
@@ -190,10 +190,27 @@ class Sweep(Frozen):
         for key, values in self.space.items():
             if isinstance(values, Range) and self.search.method is Search.GRID and values.step is None:
                 raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
-            # One at a time: a value out of range is an error now, not in the tenth trial.
-            for value in values if isinstance(values, list) else (values.low, values.high):
-                self.config({key: int(value) if isinstance(values, Range) and values.integer else value})
+            if key.partition(".")[0] in ("eval", "pool") or key in ("task", "train.seed", "train.device"):
+                raise ValueError(f"space.{key}: does not make another setting (for training seeds: seeds_per_trial)")
+        incomparable = {"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize"} & self.space.keys()
+        if self.objective is Objective.VAL_LOSS and incomparable:
+            raise ValueError(f"objective: losses of different {sorted(incomparable)[0]} do not compare; use primary")
+        if self.scheduler is Scheduler.ASHA and "train.epochs" in self.space:
+            raise ValueError("space.train.epochs: asha compares trainings of one length")
+        for setting in self._examples():  # a value out of range is an error now, not in the tenth trial
+            self.config(setting)
         return self
+
+    def _examples(self) -> Iterator[dict[str, Any]]:
+        """Every setting where we enumerate them; for TPE the two ends of the space."""
+        if self.search.method is not Search.TPE:
+            yield from self.settings()
+            return
+        for end in (0, -1):
+            yield {
+                key: values[end] if isinstance(values, list) else (values.low, values.high)[end]
+                for key, values in self.space.items()
+            }
 
     def config(self, setting: Mapping[str, Any], seed: int = 0) -> Config:
         """The resolved settings of one trial and its `seed`-th training seed."""
@@ -203,17 +220,16 @@ class Sweep(Frozen):
         return config.model_copy(update={"train": config.train.model_copy(update={"seed": config.train.seed + seed})})
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """Grid: every setting, in order. Random: `trials` of them, the same for the same seed."""
+        """Grid: every setting, in order. Random: up to `trials` different ones, the same for the same seed."""
         if self.search.method is Search.GRID:
             choices = [values if isinstance(values, list) else values.values for values in self.space.values()]
-            for index, combination in enumerate(product(*choices)):
-                if self.trials is None or index < self.trials:
-                    yield dict(zip(self.space, combination, strict=True))
+            every = (dict(zip(self.space, combination, strict=True)) for combination in product(*choices))
+            yield from islice(every, self.trials)
             return
         assert self.trials is not None
         generator = np.random.default_rng(self.search.seed)
-        for _ in range(self.trials):
-            yield {key: _draw(values, generator) for key, values in self.space.items()}
+        drawn = ({key: _draw(values, generator) for key, values in self.space.items()} for _ in range(self.trials))
+        yield from {canonical_json(setting): setting for setting in drawn}.values()
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -225,7 +241,7 @@ class Sweep(Frozen):
 
     @property
     def trial_count(self) -> int:
-        if self.search.method is Search.GRID:
+        if self.search.method is not Search.TPE:
             return sum(1 for _ in self.settings())
         assert self.trials is not None
         return self.trials

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from bet.config import Config
 from bet.data.episodes import Episodes
+from bet.errors import FailedRunError
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.training import Epoch, Training
 from bet_ray.manifest import write_text
@@ -47,34 +48,40 @@ class SeedRun:
         self.name = f"{trial_id(config)}/{config.train.seed}"
         self.directory = run / "policies" / self.name
         self.training = Training(config, episodes)
-        self.seconds = 0.0
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpoint = self.directory / CHECKPOINT
         if self._checkpoint.exists():
             self.training.restore(self._checkpoint)
 
     def train_to(self, epoch: int, progress: Progress | None = None) -> None:
-        """Train until `epoch` passes are done, checkpointing now and then and at the end."""
-        began = written = time.monotonic()
+        """Train until `epoch` passes are done, checkpointing now and then; `save` when their policy is exported."""
+        written = time.monotonic()
         while self.training.epochs_done < epoch:
             finished = self.training.step()
             if progress:
                 progress(self.training, finished)
             if time.monotonic() - written > CHECKPOINT_SECONDS:
-                self._save()
+                self.save()
                 written = time.monotonic()
-        self.seconds += time.monotonic() - began
-        self._save()
 
-    def export(self) -> tuple[Policy, str]:
-        """Write the policy as it is now; returns it and its name, TRIAL/SEED/EPOCH."""
-        epoch = str(self.training.epochs_done)
+    def export(self, epoch: int) -> tuple[Policy, str]:
+        """The policy after `epoch` passes, which the training is at or has exported before, and its TRIAL/SEED/EPOCH.
+
+        Raises `FailedRunError` when the training has gone past an epoch that was not exported.
+        """
+        directory, name = self.directory / str(epoch), f"{self.name}/{epoch}"
+        if (directory / POLICY_JSON).exists():
+            return Policy.load(directory), name
+        if self.training.steps_done != epoch * self.training.steps_per_epoch:
+            raise FailedRunError(
+                f"{directory}: the training went past this epoch; remove {self._checkpoint} to repeat it"
+            )
         policy = self.training.policy()
-        if not (self.directory / epoch / POLICY_JSON).exists():
-            policy.save(self.directory / epoch)
-        return policy, f"{self.name}/{epoch}"
+        policy.save(directory)
+        return policy, name
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint. After an export, so that a training never comes back past a policy that was not kept."""
         self.training.save(self._checkpoint)
         rows = [asdict(epoch) for epoch in self.training.history]
         write_text(self.directory / HISTORY_JSON, json.dumps(rows))
@@ -96,15 +103,15 @@ def train(run: Path, config: Config, episodes: Episodes, progress: Progress | No
     best = min(training.history, key=lambda row: row.val_loss, default=None)
     while not training.done:
         seed_run.train_to(training.epochs_done + 1, progress)
-        last = training.history[-1]
+        last, previous = training.history[-1], best
         if best is None or last.val_loss < best.val_loss:
-            previous, best = best, last
-            _, name = seed_run.export()
-            set_best(run, name)
-            if previous is not None:
-                shutil.rmtree(seed_run.directory / str(previous.epoch), ignore_errors=True)
+            best = last
+            set_best(run, seed_run.export(best.epoch)[1])
+        seed_run.save()
+        if previous is not None and previous is not best:
+            shutil.rmtree(seed_run.directory / str(previous.epoch), ignore_errors=True)
     assert best is not None
-    seed_run.export()
+    seed_run.export(training.epochs_done)
     write_history(run)
     return Policy.load(run), best
 
@@ -120,5 +127,8 @@ def write_history(run: Path, rungs: dict[tuple[str, int, int], tuple[float, floa
         trial, seed = file.parts[-3], int(file.parts[-2])
         for epoch in json.loads(file.read_text()):
             primary, success = rungs.get((trial, seed, epoch["epoch"]), (None, None))
-            rows.append(epoch | {"trial": trial, "train_seed": seed, "primary": primary, "success_rate": success})
+            kept = file.parent / str(epoch["epoch"]) / POLICY_JSON
+            digest = json.loads(kept.read_text())["policy_digest"] if kept.exists() else None
+            row = {"trial": trial, "train_seed": seed, "policy_digest": digest}
+            rows.append(epoch | row | {"primary": primary, "success_rate": success})
     write_table(pa.Table.from_pylist(rows, schema=HISTORY), run / "history.parquet")

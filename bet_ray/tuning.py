@@ -20,14 +20,15 @@ import pyarrow as pa
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from bet import tasks
 from bet.config import ConfigError, Frozen, Split
-from bet.data.episodes import DataError, Episodes
-from bet.errors import FailedRunError
+from bet.data.episodes import Episodes
+from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import TrainingDivergedError
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 TRIAL_JSON = "trial.json"
 STUDY_DB = "study.db"
+_FIXED = ("task", "base", "space", "search", "seeds_per_trial", "scheduler", "objective")  # what a resume cannot change
 SETTING = "setting"  # the one key of a Tune config where we enumerate the settings ourselves
 
 
@@ -133,34 +135,32 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
 
     Raises `ConfigError`, `DataError` or `RunError` before anything runs; `FailedRunError` when no trial succeeds.
     """
-    _prepare(sweep, run, resume)
-    task = tasks.get(sweep.task)
-    base = sweep.config({})
-    episodes = task.load(base.data)
-    write_manifest(
-        run, "sweep", sweep.task, {"sweep": sweep.model_dump(mode="json"), "dataset_digest": episodes.digest}
-    )
+    episodes = tasks.get(sweep.task).load(sweep.config({}).data)
+    _prepare(sweep, run, resume, episodes.digest)
     with session() as cpus:
         shares = divide(sweep, cpus)
         service: Any = (
             ray.remote(RolloutService)
-            .options(num_cpus=0, max_concurrency=2 * shares.trials_at_once + 4)
+            .options(num_cpus=0, max_concurrency=2 * shares.trials_at_once * sweep.seeds_per_trial + 4)
             .remote(run.resolve(), sweep.task, shares.actors, sweep.resources.slots, shares.cpus_per_actor)
         )
-        _search(sweep, run.resolve(), episodes, service, shares, on_trials)
-        _note_stopped(run)
-        trials = read_trials(run, sweep.objective)
-        write_trials(run, sweep, trials)
-        ranked = [trial for trial in trials if trial.rungs]
-        if not ranked:
-            errors = {trial.error for trial in trials if trial.error}
-            raise FailedRunError(f"no trial succeeded: {sorted(errors)[0] if errors else 'see the logs of Ray'}")
-        winner = ranked[0]
-        rung = winner.best(sweep.objective)
-        assert rung is not None
-        report = _measure_winner(sweep, run, winner, rung, service)
-        ray.get(service.compact.remote())
-        ray.kill(service)
+        try:
+            _search(sweep, run.resolve(), episodes, service, shares, on_trials)
+            trials = read_trials(run, sweep.objective)
+            write_trials(run, sweep, trials)
+            if not trials or not trials[0].rungs:
+                errors = sorted({trial.error for trial in trials if trial.error})
+                raise FailedRunError(f"no trial succeeded: {errors[0] if errors else 'see the logs of Ray'}")
+            winner = trials[0]
+            rung = winner.best(sweep.objective)
+            assert rung is not None
+            report = _measure_winner(sweep, run, winner, rung, service)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError | FailedRunError):
+                raise error.cause from error
+            raise
+        finally:
+            ray.kill(service)
     return SweepResult(run, trials, winner, rung, report)
 
 
@@ -201,25 +201,45 @@ def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
     write_history(run, rungs)
 
 
-def _note_stopped(run: Path) -> None:
-    """Tune has ended: a trial that still says it is running was stopped by the scheduler, without a word to it."""
-    for path in (run / "policies").glob(f"*/{TRIAL_JSON}"):
-        record = TrialRecord.model_validate_json(path.read_text())
+def _close_records(sweep: Sweep, run: Path, results: tune.ResultGrid) -> None:
+    """Tune has ended: say of every trial that still calls itself running what became of it.
+
+    The scheduler stops a trial without a word to it; one that Tune gave up on ends as an error, to be tried again.
+    """
+    gave_up = {
+        trial_id(sweep.config(_setting(result.config))): str(result.error).strip().splitlines()[-1]
+        for result in results
+        if result.error is not None and result.config is not None
+    }
+    for record in read_trials(run, sweep.objective):
         if record.status is Status.RUNNING:
-            write_text(path, record.model_copy(update={"status": Status.STOPPED}).model_dump_json(indent=2))
+            error = gave_up.get(record.trial)
+            stopped = error is None and sweep.scheduler is Scheduler.ASHA
+            status = Status.STOPPED if stopped else Status.ERROR
+            reason = None if stopped else error or "did not finish"
+            _write_record(run, record.model_copy(update={"status": status, "error": reason}))
 
 
-def _prepare(sweep: Sweep, run: Path, resume: bool) -> None:
-    if not run.exists() or not any(run.iterdir()):
-        run.mkdir(parents=True, exist_ok=True)
-        return
-    before = read_manifest(run).get("sweep")
-    if not resume:
-        raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
+def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting in a Tune config, ours or Optuna's."""
+    return dict(config.get(SETTING, config))
+
+
+def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None:
+    """Refuse a directory in use, and a resume that is not of the same sweep; then write the manifest."""
     asked = sweep.model_dump(mode="json")
-    for key in ("task", "base", "space", "search", "seeds_per_trial", "objective"):
-        if before is None or before.get(key) != asked[key]:
+    if run.exists() and any(run.iterdir()):
+        if not resume:
+            raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
+        manifest = read_manifest(run)
+        before = manifest.get("sweep") or {}
+        same = {key: before.get(key) == asked[key] for key in _FIXED}
+        same["eval.rungs"] = before.get("eval", {}).get("rungs") == sweep.eval.rungs
+        same["demonstrations"] = manifest.get("dataset_digest") == dataset_digest
+        for key in [key for key, equal in same.items() if not equal]:
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
+        (run / "trials.parquet").unlink(missing_ok=True)  # by it readers know that the search is over
+    write_manifest(run, "sweep", sweep.task, {"sweep": asked, "dataset_digest": dataset_digest})
 
 
 def _search(
@@ -246,7 +266,7 @@ def _search(
         return
     # Tune's own bookkeeping is not needed to resume, so it does not belong in the run.
     with tempfile.TemporaryDirectory(prefix="bet-ray-tune-") as storage:
-        tune.Tuner(
+        results = tune.Tuner(
             trainable,
             param_space=space,
             tune_config=tune.TuneConfig(
@@ -264,6 +284,7 @@ def _search(
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         ).fit()
+        _close_records(sweep, run, results)
 
 
 def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
@@ -273,7 +294,6 @@ def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.RDBStorage(f"sqlite:///{run / STUDY_DB}")
-    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed, multivariate=True, constant_liar=True)
     study = optuna.create_study(
         storage=storage,
         study_name=run.name,
@@ -287,6 +307,9 @@ def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
             study.enqueue_trial(trial.params)
         elif trial.state is optuna.trial.TrialState.COMPLETE:
             finished += 1
+    # A sampler that began with the same seed again would propose again what an earlier start has tried.
+    seed = sweep.search.seed + len(study.get_trials(deepcopy=False))
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
     searcher = OptunaSearch(
         space=sweep.distributions,
         metric="objective",
@@ -301,17 +324,24 @@ def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
 def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episodes, service: Any) -> None:
     """The Tune trainable: one setting, all its training seeds, judged at every rung while the training goes on."""
     torch.set_num_threads(sweep.resources.cpus_per_trial)
-    setting = dict(config.get(SETTING, config))
+    setting = _setting(config)
     configs = [sweep.config(setting, seed) for seed in range(sweep.seeds_per_trial)]
     trial = trial_id(configs[0])
     rungs: list[Rung] = []
-    seconds = 0.0
+    began = time.monotonic()
 
     def record(status: Status, error: str | None = None) -> None:
-        written = TrialRecord(
-            trial=trial, setting=setting, status=status, rungs=rungs, train_seconds=seconds, error=error
+        _write_record(
+            run,
+            TrialRecord(
+                trial=trial,
+                setting=setting,
+                status=status,
+                rungs=rungs,
+                train_seconds=time.monotonic() - began,
+                error=error,
+            ),
         )
-        write_text(run / "policies" / trial / TRIAL_JSON, written.model_dump_json(indent=2))
 
     def settle(pending: tuple[int, float, list[ray.ObjectRef]]) -> None:
         epoch, val_loss, evaluations = pending
@@ -324,13 +354,12 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
         for count in range(len(before.rungs)):
             _report(sweep, before.rungs[: count + 1])
         return
+    record(Status.RUNNING)
     try:
         runs = [SeedRun(run, config, episodes) for config in configs]
         pending = None
         for epoch in sweep.rung_epochs(configs[0].train.epochs):
-            began = time.monotonic()
             jobs = [_train_to(seed_run, epoch) for seed_run in runs]
-            seconds += time.monotonic() - began
             val_loss = sum(r.training.history[epoch - 1].val_loss for r in runs) / len(runs)
             if pending is not None:
                 settle(pending)  # the last rung was simulated while this one trained
@@ -338,8 +367,12 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
         assert pending is not None
         settle(pending)
         record(Status.DONE)
-    except (DataError, ConfigError, TrainingDivergedError) as error:
+    except (UsageError, TrainingDivergedError) as error:
         record(Status.ERROR, str(error))  # this setting cannot work; the others go on
+
+
+def _write_record(run: Path, record: TrialRecord) -> None:
+    write_text(run / "policies" / record.trial / TRIAL_JSON, record.model_dump_json(indent=2))
 
 
 def _finished_before(sweep: Sweep, run: Path, trial: str, epochs: int) -> TrialRecord | None:
@@ -361,22 +394,19 @@ def _report(sweep: Sweep, rungs: list[Rung]) -> None:
 
 
 def _train_to(seed_run: SeedRun, epoch: int) -> Job:
-    """Train one seed to a rung and make its policy a job; a rung passed before a resume is read back."""
-    if seed_run.training.epochs_done > epoch:
-        name = f"{seed_run.name}/{epoch}"
-        policy = Policy.load(seed_run.directory / str(epoch))
-    else:
-        seed_run.train_to(epoch)
-        policy, name = seed_run.export()
-    return _job(policy, name, Split.TUNE)
+    """Train one seed to a rung and make its policy a job; a rung that an earlier start passed is read back."""
+    seed_run.train_to(epoch)
+    policy, _ = seed_run.export(epoch)
+    seed_run.save()
+    return _job(policy, Split.TUNE)
 
 
-def _job(policy: Policy, name: str, split: Split) -> Job:
+def _job(policy: Policy, split: Split) -> Job:
     task = tasks.get(policy.config.task)
     protocol = protocol_named(task, policy.config.eval.protocol)
     # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
     keep = bool(task.modes) and split is Split.REPORT
-    return Job.of(policy, name, protocol, split, keep_trajectories=keep)
+    return Job.of(policy, protocol, split, keep_trajectories=keep)
 
 
 def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: list[pa.Table]) -> Rung:
@@ -407,7 +437,7 @@ def _measure_winner(sweep: Sweep, run: Path, winner: TrialRecord, rung: Rung, se
     """Roll the winner out on fresh episodes; `best` becomes its seed that did best on `tune`."""
     names = {seed: f"{winner.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed}
     set_best(run, names[max(rung.by_seed, key=lambda seed: rung.by_seed[seed])])
-    jobs = [_job(Policy.load(run / "policies" / name), name, Split.REPORT) for name in names.values()]
+    jobs = [_job(Policy.load(run / "policies" / name), Split.REPORT) for name in names.values()]
     tables = ray.get([service.evaluate.remote(job, sweep.eval.winner_episodes) for job in jobs])
     return measurement(tasks.get(sweep.task), pa.concat_tables(tables))
 

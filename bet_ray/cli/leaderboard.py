@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,12 +24,14 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     """The best settings so far. All numbers are of `tune`, where the winner is chosen."""
     from bet import tasks
 
-    table = Table(title=sweep.question, title_justify="left", header_style="bold")
+    table = Table(
+        title=sweep.question, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("#", justify="right")
     for key in sweep.space:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
     for name in (tasks.get(sweep.task).protocol.primary, "success", "epoch", "val loss", "status"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=4)
     for place, trial in enumerate(trials[:ROWS], start=1):
         rung = trial.best(sweep.objective)
         cells = [_spelled(trial.setting.get(key)) for key in sweep.space]

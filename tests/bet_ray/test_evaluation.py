@@ -12,7 +12,7 @@ import pytest
 
 from bet import tasks
 from bet_ray import evaluate
-from bet_ray.evaluation import MixedNumericsError, measurement, policy_name, run_of
+from bet_ray.evaluation import MixedNumericsError, measurement, run_of
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.results import episodes_schema, write_table
 
@@ -84,9 +84,6 @@ def test_a_measurement_of_the_table_names_the_modes(trained: Path) -> None:
     assert found.primary.low <= found.primary.estimate <= found.primary.high
 
 
-def test_a_policy_is_named_by_its_place_in_its_run(tmp_path: Path) -> None:
-    directory = tmp_path / "run" / "policies" / "ab12" / "0" / "40"
-    assert policy_name(directory) == "ab12/0/40"
-    assert policy_name(tmp_path / "elsewhere") == "elsewhere"
-    assert run_of(directory) == tmp_path / "run"
+def test_a_policy_belongs_to_the_run_it_lies_in(tmp_path: Path) -> None:
+    assert run_of(tmp_path / "run" / "policies" / "ab12" / "0" / "40") == tmp_path / "run"
     assert run_of(tmp_path / "run") == tmp_path / "run"

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +13,11 @@ from bet.metrics import PushTOutcome
 from bet.protocol import episode_randomness
 from bet.rollout import End, EpisodeResult
 from bet_ray.ledger import PARTS, Ledger
+from bet_ray.manifest import RunError
 from bet_ray.results import EpisodeSource, episodes_table, execution_table
 
 TASK = tasks.get("pusht")
-SOURCE = EpisodeSource("policy", TASK.protocol.digest, "torch", "report", "pusht", TASK.protocol.name, "a/0/1", 0)
+SOURCE = EpisodeSource("policy", TASK.protocol.digest, "torch", "report", "pusht", TASK.protocol.name, 0)
 
 
 def rows(indices: list[int], source: EpisodeSource = SOURCE) -> tuple[pa.Table, pa.Table]:
@@ -43,6 +43,11 @@ def rows(indices: list[int], source: EpisodeSource = SOURCE) -> tuple[pa.Table, 
     return episodes_table(TASK, source, results), execution_table(execution)
 
 
+def indices(ledger: Ledger, source: EpisodeSource = SOURCE) -> list[int]:
+    """The episodes of a policy that are done."""
+    return ledger.of(source).column("index").to_pylist()
+
+
 def test_what_is_appended_is_read_back_in_key_order(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, TASK)
     ledger.append(*rows([3, 1]))
@@ -50,10 +55,10 @@ def test_what_is_appended_is_read_back_in_key_order(tmp_path: Path) -> None:
     assert ledger.read().column("index").to_pylist() == [0, 1, 2, 3]
 
 
-def test_an_empty_ledger_reads_as_no_rows_and_misses_everything(tmp_path: Path) -> None:
+def test_an_empty_ledger_reads_as_no_rows(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, TASK)
     assert ledger.read().num_rows == 0
-    assert ledger.missing(SOURCE, range(3)) == [0, 1, 2]
+    assert indices(ledger) == []
 
 
 @settings(max_examples=25, deadline=None)
@@ -85,6 +90,17 @@ def test_compaction_leaves_one_published_file_and_no_parts(tmp_path: Path) -> No
     assert len(list((tmp_path / "execution").glob("*.parquet"))) == 1
 
 
+def test_two_published_tables_become_one_at_the_next_compaction(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    ledger.append(*rows([0, 1]))
+    ledger.compact()
+    published = next((tmp_path / "episodes").glob("*.parquet"))
+    (tmp_path / "episodes" / "twin.parquet").write_bytes(published.read_bytes())  # as two evaluations at once leave it
+    ledger.compact()
+    assert len(list((tmp_path / "episodes").glob("*.parquet"))) == 1
+    assert ledger.read().equals(rows([0, 1])[0])
+
+
 def test_a_crash_between_publishing_and_removing_parts_counts_nothing_twice(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, TASK)
     ledger.append(*rows([0, 1]))
@@ -102,17 +118,16 @@ def test_a_torn_part_is_set_aside_with_a_warning_and_its_episodes_are_missing_ag
     ledger.append(*rows([2]))
     torn.write_bytes(torn.read_bytes()[:100])
     with pytest.warns(UserWarning, match="does not open"):
-        assert ledger.missing(SOURCE, range(4)) == [0, 1, 3]
+        assert indices(ledger) == [2]
     assert torn.with_suffix(".corrupt").exists()
-    assert ledger.missing(SOURCE, range(4)) == [0, 1, 3]
+    assert indices(ledger) == [2]
 
 
-def test_a_file_with_other_columns_is_set_aside(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, TASK)
-    ledger.append(*rows([0]))
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "episodes" / "foreign.parquet")
-    with pytest.warns(UserWarning, match=r"foreign\.parquet does not open"):
-        assert ledger.read().num_rows == 1
+def test_a_sound_file_of_another_task_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Ledger(tmp_path, TASK).append(*rows([0]))
+    with pytest.raises(RunError, match="holds other columns than this task's episodes"):
+        Ledger(tmp_path, tasks.get("pointmass2")).read()
+    assert indices(Ledger(tmp_path, TASK)) == [0]
 
 
 def test_policies_and_splits_do_not_mix(tmp_path: Path) -> None:
@@ -120,7 +135,7 @@ def test_policies_and_splits_do_not_mix(tmp_path: Path) -> None:
     other = EpisodeSource(**{**vars(SOURCE), "policy_digest": "other"})
     ledger.append(*rows([0, 1]))
     ledger.append(*rows([0], other))
-    assert ledger.missing(other, range(2)) == [1]
+    assert indices(ledger, other) == [0]
     assert ledger.of(other).num_rows == 1
     assert ledger.read().num_rows == 3
 
@@ -134,4 +149,4 @@ def test_an_error_row_has_no_task_columns_but_counts_as_done(tmp_path: Path) -> 
     row = ledger.read().to_pylist()[0]
     assert row["end"] == "error"
     assert row["best_coverage"] is None
-    assert ledger.missing(SOURCE, [4]) == []
+    assert indices(ledger) == [4]

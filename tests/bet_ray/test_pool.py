@@ -14,7 +14,7 @@ from bet.config import Split
 from bet.policy import Policy
 from bet_ray import pool as pool_module
 from bet_ray.pool import Job, Pool, RolloutWorker
-from bet_ray.results import unique_episodes
+from bet_ray.results import unique_rows
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def job_of(run: Path, *, trajectories: bool = False) -> Job:
     policy = Policy.load(run)
     protocol = tasks.get("pointmass2").protocol
-    return Job.of(policy, "p", protocol, Split.REPORT, keep_trajectories=trajectories)
+    return Job.of(policy, protocol, Split.REPORT, keep_trajectories=trajectories)
 
 
 def drain(pool: Pool, seconds: float = 120) -> pa.Table:
@@ -50,7 +50,7 @@ def test_tables_are_identical_whatever_the_number_of_actors_and_slots(trained: P
     for actors, slots in ((1, 4), (2, 4), (2, 32)):
         with Pool(actors, slots) as pool:
             pool.submit(job, list(range(100)))
-            tables.append(unique_episodes(drain(pool)))
+            tables.append(unique_rows(drain(pool)))
     assert tables[0].num_rows == 100
     assert all(table.equals(tables[0]) for table in tables)
 
@@ -58,7 +58,7 @@ def test_tables_are_identical_whatever_the_number_of_actors_and_slots(trained: P
 @pytest.mark.usefixtures("ray_session")
 def test_two_jobs_share_the_workers_and_get_their_own_episodes(trained: Path) -> None:
     report = job_of(trained)
-    tune = Job.of(Policy.load(trained), "p", report.protocol, Split.TUNE)
+    tune = Job.of(Policy.load(trained), report.protocol, Split.TUNE)
     with Pool(1, 8) as pool:
         first, second = pool.submit(report, list(range(20))), pool.submit(tune, list(range(30)))
         counts = {first: 0, second: 0}
@@ -82,8 +82,8 @@ def test_a_worker_killed_with_kill_9_loses_no_episode_and_counts_none_twice(trai
     assert sorted(table.column("index").to_pylist()) == list(range(3000))
     with Pool(1, 32) as pool:
         pool.submit(job, list(range(200)))
-        undisturbed = unique_episodes(drain(pool))
-    assert unique_episodes(table).slice(0, 200).equals(undisturbed)
+        undisturbed = unique_rows(drain(pool))
+    assert unique_rows(table).slice(0, 200).equals(undisturbed)
 
 
 class _Poisoned(RolloutWorker):
@@ -102,7 +102,7 @@ def test_an_episode_that_kills_its_workers_becomes_an_error_row_and_the_others_f
     monkeypatch.setattr(pool_module, "RolloutWorker", _Poisoned)
     with Pool(2, 4) as pool:
         pool.submit(job_of(trained), list(range(40)))
-        table = unique_episodes(drain(pool))
+        table = unique_rows(drain(pool))
     assert table.column("index").to_pylist() == list(range(40))
     ends = dict(zip(table.column("index").to_pylist(), table.column("end").to_pylist(), strict=True))
     assert ends.pop(5) == "error"

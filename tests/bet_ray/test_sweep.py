@@ -39,6 +39,22 @@ def test_a_random_search_draws_the_same_settings_for_the_same_seed() -> None:
     assert all(isinstance(setting["codebook.bins"], int) for setting in one)
 
 
+def test_values_that_only_fit_together_are_accepted_together() -> None:
+    space = {"model.width": [64, 128], "model.heads": [4, 8]}
+    assert parse_sweep(SWEEP | {"space": space}, "x").trial_count == 4
+
+
+def test_a_random_search_never_proposes_a_setting_twice() -> None:
+    tree = SWEEP | {"space": {"bins": [1, 2]}, "search": "random", "trials": 20}
+    assert parse_sweep(tree, "x").trial_count == 2
+
+
+def test_a_range_written_with_real_numbers_is_not_of_integers() -> None:
+    space = {"gamma": {"low": 0.0, "high": 4.0}}
+    sweep = parse_sweep(SWEEP | {"space": space, "search": "random", "trials": 5}, "x")
+    assert any(not float(setting["loss.gamma"]).is_integer() for setting in sweep.settings())
+
+
 @given(
     low=st.integers(1, 50),
     width=st.integers(1, 50),
@@ -122,6 +138,9 @@ def test_the_optuna_space_has_the_kinds_of_the_file() -> None:
         ({"base": {"train": {"epoch": 3}}}, "unknown setting 'train.epoch'; did you mean 'train.epochs'?"),
         ({"task": "pushd"}, "unknown task 'pushd'; did you mean 'pusht'?"),
         ({"eval": {"episode": 3}}, "unknown setting 'eval.episode'; did you mean 'eval.episodes'?"),
+        ({"space": {"train.seed": [0, 1]}}, "space.train.seed: does not make another setting"),
+        ({"space": {"model.heads": [3]}}, "width 20 is not a multiple of heads 3"),
+        ({"objective": "val_loss"}, "losses of different codebook.bins do not compare"),
         ({"objective": "loss"}, "objective: Input should be 'primary', 'success' or 'val_loss'"),
     ],
 )

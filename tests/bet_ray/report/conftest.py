@@ -50,7 +50,8 @@ class SmallSweep:
         trainings = [SeedRun(self.run, self.sweep.config(full, seed), self.episodes) for seed in seeds]
         for training in trainings:
             training.train_to(1)
-        tables = [self.roll_out(*training.export(), Split.TUNE, TUNE_EPISODES) for training in trainings]
+            training.save()
+        tables = [self.roll_out(training.export(1)[0], Split.TUNE, TUNE_EPISODES) for training in trainings]
         overall = measurement(TASK, pa.concat_tables(tables))
         primary, success = overall.primary, overall.success
         rung = Rung(
@@ -85,17 +86,17 @@ class SmallSweep:
         names = [f"{winner.trial}/{seed}/1" for seed in range(self.sweep.seeds_per_trial)]
         set_best(self.run, names[0])
         for name in names:
-            self.roll_out(Policy.load(self.run / "policies" / name), name, Split.REPORT, REPORT_EPISODES)
+            self.roll_out(Policy.load(self.run / "policies" / name), Split.REPORT, REPORT_EPISODES)
         return winner
 
     def end_search(self) -> None:
         write_trials(self.run, self.sweep, read_trials(self.run, self.sweep.objective))
 
-    def roll_out(self, policy: Policy, name: str, split: Split, count: int) -> pa.Table:
-        job = Job.of(policy, name, TASK.protocol, split)
+    def roll_out(self, policy: Policy, split: Split, count: int) -> pa.Table:
+        job = Job.of(policy, TASK.protocol, split)
         results = list(rollout(policy, TASK.protocol, split, range(count), count))
         table = episodes_table(TASK, job.source, results)
-        paths = trajectories_table(TASK, job.source, results) if split is Split.REPORT else None
+        paths = trajectories_table(TASK, job.source, results, policy.bin_centers) if split is Split.REPORT else None
         ledger = Ledger(self.run, TASK)
         ledger.append(table, execution_table([]), paths)
         return ledger.of(job.source)
