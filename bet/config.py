@@ -167,7 +167,7 @@ class EvalConfig(Frozen):
 
 class PoolConfig(Frozen):
     actors: PositiveInt | None = None
-    """Rollout actors, one CPU each. None: one per CPU (in a sweep: half of them)."""
+    """Rollout actors, one CPU each. None: one per CPU. (A sweep has its own, under `resources`.)"""
     slots: PositiveInt = 32
     """Episodes an actor runs at once."""
 

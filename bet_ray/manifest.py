@@ -39,6 +39,11 @@ def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> Non
     write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
+def holds_a_run(run: Path) -> bool:
+    """Whether there is anything to lose or continue; a manifest alone is of a run that never began."""
+    return run.exists() and any(path.name != MANIFEST for path in run.iterdir())
+
+
 def read_manifest(run: Path) -> dict[str, Any]:
     """Raises `RunError` for a directory that is not a run."""
     path = run / MANIFEST

@@ -1,10 +1,12 @@
 """Run one episode again, bit for bit, with pictures."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bet import tasks
@@ -12,6 +14,9 @@ from bet.config import Split
 from bet.errors import UsageError
 from bet.policy import Policy
 from bet.rollout import EpisodeResult, Rollout, one_thread
+from bet_ray.ledger import Ledger
+from bet_ray.pool import Job
+from bet_ray.results import episodes_table
 
 FPS = 10
 
@@ -39,6 +44,30 @@ def replay(policy: Policy, split: Split, index: int) -> Replay:
                 return Replay(finished[0], frames)
     finally:
         engine.close()
+
+
+class Match(StrEnum):
+    """How a replay compares with the episode's row in a run; the value is what a person reads."""
+
+    SAME = "the same as the recorded row, to the last bit"
+    DIFFERENT = "NOT the same as the recorded row"
+    OTHER_NUMERICS = "recorded with other numerics (torch, CPU or device), where the last bits may differ"
+    UNRECORDED = "not among the recorded episodes"
+
+
+def compare(replay: Replay, policy: Policy, split: Split, run: Path) -> Match:
+    """Look the episode up in a run's ledger and compare every column."""
+    task = tasks.get(policy.config.task)
+    source = Job.of(policy, task.protocol, split).source
+    episode = (pc.field("policy_digest") == policy.digest) & (pc.field("split") == split.value)
+    rows = Ledger(run, task).read().filter(episode & (pc.field("index") == replay.result.index)).to_pylist()
+    if not rows:
+        return Match.UNRECORDED
+    expected = episodes_table(task, source, [replay.result]).to_pylist()[0]
+    if expected in rows:
+        return Match.SAME
+    same_numerics = any(row["numerics"] == source.numerics for row in rows)
+    return Match.DIFFERENT if same_numerics else Match.OTHER_NUMERICS
 
 
 def write_video(replay: Replay, path: Path) -> None:

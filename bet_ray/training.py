@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bet.config import Config
+from bet.config import Config, ConfigError
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.training import Epoch, Training
-from bet_ray.manifest import write_text
+from bet_ray.manifest import holds_a_run, read_manifest, write_manifest, write_text
 from bet_ray.results import HISTORY, write_table
 
 CHECKPOINT = "checkpoint.pt"
@@ -90,6 +90,18 @@ class SeedRun:
 def set_best(run: Path, name: str) -> None:
     """Make TRIAL/SEED/EPOCH what `Policy.load(run)` gives."""
     write_text(run / "policies" / BEST, name + "\n")
+
+
+def begin(run: Path, config: Config, episodes: Episodes, resume: bool) -> None:
+    """Write the manifest of a training. Raises `ConfigError` for a directory in use, or the resume of another."""
+    what = {"config": config.model_dump(mode="json"), "dataset_digest": episodes.digest}
+    if holds_a_run(run):
+        if not resume:
+            raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
+        before = read_manifest(run)
+        if any(before.get(key) != value for key, value in what.items()):
+            raise ConfigError(f"{run}: cannot resume with other settings or demonstrations; choose another --out")
+    write_manifest(run, "train", config.task, what)
 
 
 def train(run: Path, config: Config, episodes: Episodes, progress: Progress | None = None) -> tuple[Policy, Epoch]:

@@ -33,7 +33,7 @@ from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import TrainingDivergedError
 from bet_ray.evaluation import measurement, protocol_named
-from bet_ray.manifest import read_manifest, write_manifest, write_text
+from bet_ray.manifest import holds_a_run, read_manifest, write_manifest, write_text
 from bet_ray.pool import Job
 from bet_ray.results import trials_schema, write_table
 from bet_ray.service import RolloutService
@@ -228,7 +228,7 @@ def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
 def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None:
     """Refuse a directory in use, and a resume that is not of the same sweep; then write the manifest."""
     asked = sweep.model_dump(mode="json")
-    if run.exists() and any(run.iterdir()):
+    if holds_a_run(run):
         if not resume:
             raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
         manifest = read_manifest(run)

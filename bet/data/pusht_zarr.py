@@ -33,6 +33,8 @@ def load_pusht_zarr(path: Path, layout: PushTLayout = PushTLayout.STATE) -> Epis
     except GroupNotFoundError:
         message = f"{path}: not a zarr group (no .zgroup inside); give the folder that holds data/ and meta/"
         raise DataError(message) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: its .zgroup cannot be read ({error}); copy or download it again") from error
     state, action, ends = (_read(path, group, key, columns) for key, columns in _COLUMNS.items())
     if len(state) != len(action):
         raise DataError(

@@ -11,6 +11,8 @@ from bet.errors import FailedRunError, UsageError
 from bet_ray.cli import data, demo, evaluate, report, settings, sweep, train
 from bet_ray.cli.console import errors
 
+INTERRUPTED = 130  # what typer exits with after Ctrl-C
+
 app = typer.Typer(
     name="bet-ray",
     help="Train, sweep and evaluate Behavior Transformers on Ray: which settings work, and how sure are we?",
@@ -43,13 +45,12 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
     try:
         app(args=arguments, prog_name="bet-ray")
-    except (UsageError, FailedRunError) as error:
+    except (UsageError, FailedRunError, OSError) as error:
         if debug:
             raise
         errors.print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        errors.print(
-            "interrupted; what had finished is kept: run the same command again (a sweep or training: --resume)"
-        )
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            errors.print("What had finished is kept: the same command goes on from there (sweep and train: --resume).")
+        raise

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from bet.errors import UsageError
+
 PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -50,6 +52,8 @@ def progress_bar() -> Iterator[Progress]:
         yield bar
 
 
-def default_run(name: str) -> Path:
-    """A fresh run directory: runs/NAME-DATE-TIME."""
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+def run_directory(out: Path | None, name: str, resume: bool) -> Path:
+    """Where a run goes: --out, else runs/NAME-DATE-TIME. Raises `UsageError` for a resume that does not say of what."""
+    if out is None and resume:
+        raise UsageError("--resume needs --out, the run directory to continue")
+    return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

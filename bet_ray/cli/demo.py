@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, default_run
+from bet_ray.cli.console import console, run_directory
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 
 EXAMPLES = "Example: `bet-ray demo --out runs/demo`"
@@ -22,7 +22,7 @@ def demo(
     from bet_ray.report import write_report
     from bet_ray.tuning import run_sweep
 
-    run = out or default_run("demo")
+    run = run_directory(out, "demo", resume=False)
     data = run.with_name(f"{run.name}-demonstrations.parquet")
     save_episodes(demonstrations(PointMassVersion.TWO, DEMONSTRATIONS, seed=0), data)
     console.print(f"{DEMONSTRATIONS} demonstrations in {data}")

@@ -2,11 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bet_ray.cli.console import console, progress_bar
+
+if TYPE_CHECKING:
+    from bet.config import Split
 
 EXAMPLES = "Examples: `bet-ray eval runs/a --episodes 1000` · `bet-ray eval runs/a --actors 2 --slots 8 --split tune`"
 REPLAY_EXAMPLES = "Examples: `bet-ray replay runs/a --episode 17 --video out.mp4`"
@@ -15,11 +18,14 @@ REPLAY_EXAMPLES = "Examples: `bet-ray replay runs/a --episode 17 --video out.mp4
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run or policy directory.")],
     episodes: Annotated[
-        int, typer.Option(min=1, help="Episodes in all; those already recorded are not run again.")
-    ] = 200,
-    actors: Annotated[int | None, typer.Option(min=1, help="Rollout actors. Default: one per CPU.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Episodes an actor runs at once.")] = 32,
-    split: Annotated[str, typer.Option(help="Initial states: `report` measures, `tune` is for choosing.")] = "report",
+        int | None,
+        typer.Option(min=1, help="Episodes in all; recorded ones are not run again. [eval.episodes]"),
+    ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Rollout actors. [pool.actors, else one per CPU]")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Episodes an actor runs at once. [pool.slots]")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Initial states: `report` measures, `tune` is for choosing. [eval.split]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory for the episodes. Default: the policy's run.")] = None,
     trajectories: Annotated[bool, typer.Option("--trajectories", help="Keep every step of the new episodes.")] = False,
     allow_mixed_numerics: Annotated[
@@ -28,13 +34,13 @@ def evaluate(
 ) -> None:
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
-    from bet.config import ConfigError, Split, did_you_mean
     from bet.policy import Policy
     from bet_ray import evaluation
 
-    if split not in list(Split):
-        raise ConfigError(f"--split: no split {split!r}{did_you_mean(split, list(Split))}")
     policy = Policy.load(run)
+    wanted = policy.config.eval
+    episodes = episodes or wanted.episodes
+    chosen = _split(split or wanted.split)
     task = tasks.get(policy.config.task)
     target = out or evaluation.run_of(run)
     began = time.monotonic()
@@ -50,10 +56,10 @@ def evaluate(
         table = evaluation.evaluate(
             run,
             episodes=episodes,
-            actors=actors,
-            slots=slots,
+            actors=actors or policy.config.pool.actors,
+            slots=slots or policy.config.pool.slots,
             out=target,
-            split=split,
+            split=chosen,
             trajectories=trajectories,
             allow_mixed_numerics=allow_mixed_numerics,
             progress=show,
@@ -63,7 +69,7 @@ def evaluate(
     config = policy.config
     console.print(
         f"{task.name} · {config.codebook.bins} bins, window {config.model.window}, gamma {config.loss.gamma:g} "
-        f"· policy {policy.digest[:12]} · {split} episodes 0..{episodes - 1}"
+        f"· policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
     )
     console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
     console.print(
@@ -72,6 +78,9 @@ def evaluate(
     )
     for mode, share in found.mode_shares.items():
         console.print(f"  {mode}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
+    failed = table.column("end").to_pylist().count("error")
+    if failed:
+        console.print(f"  [red]{failed} episodes ended in an error and count as failures[/]")
     rate = f" at {ran / seconds:,.1f}/s, start of Ray included" if ran else ""
     console.print(
         f"{ran} episodes run{rate}, {episodes - ran} were recorded already · {target}/episodes", soft_wrap=True
@@ -86,13 +95,13 @@ def replay(
 ) -> None:
     """Run one episode again, bit for bit, and show what happened."""
     from bet import tasks
-    from bet.config import Split
     from bet.policy import Policy
     from bet_ray import replay as replays
+    from bet_ray.evaluation import run_of
 
     policy = Policy.load(run)
     task = tasks.get(policy.config.task)
-    replayed = replays.replay(policy, Split(split), episode)
+    replayed = replays.replay(policy, _split(split), episode)
     result = replayed.result
     console.print(
         f"{task.name} · {split} episode {episode} · {result.end.value} after {result.length} steps · "
@@ -103,6 +112,15 @@ def replay(
     if result.trajectory is not None:
         bins = result.trajectory.bins
         console.print(f"  bins drawn: {' '.join(map(str, bins[:24]))}{' …' if len(bins) > 24 else ''}")
+    console.print(f"  {replays.compare(replayed, policy, _split(split), run_of(run)).value}")
     if video is not None:
         replays.write_video(replayed, video)
         console.print(f"{len(replayed.frames)} frames in {video}")
+
+
+def _split(name: str) -> "Split":
+    from bet.config import ConfigError, Split, did_you_mean
+
+    if name not in list(Split):
+        raise ConfigError(f"--split: no split {name!r}{did_you_mean(name, list(Split))}")
+    return Split(name)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, default_run
+from bet_ray.cli.console import console, run_directory
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 
 EXAMPLES = (
@@ -19,6 +19,7 @@ def sweep(
         list[str] | None, typer.Argument(help="Changes as key=value: trials=4, eval.episodes=32, train.epochs=5.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/FILE-DATE-TIME.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Settings to try, in place of the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep in --out.")] = False,
 ) -> None:
     """Search settings, judge each by simulation, measure the winner on fresh episodes, write a report."""
@@ -26,8 +27,8 @@ def sweep(
     from bet_ray.sweep import load_sweep
     from bet_ray.tuning import run_sweep
 
-    asked = load_sweep(file, settings or [])
-    run = out or default_run(file.stem)
+    asked = load_sweep(file, [*(settings or []), *([f"trials={trials}"] if trials else [])])
+    run = run_directory(out, file.stem, resume)
     with live_leaderboard(asked) as news:
         result = run_sweep(asked, run, resume=resume, on_trials=news)
     print_result(asked, result)

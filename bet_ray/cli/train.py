@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, default_run, progress_bar
+from bet_ray.cli.console import console, progress_bar, run_directory
 
 EXAMPLES = "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a`"
 
@@ -21,19 +21,16 @@ def train(
 ) -> None:
     """Train one policy on a task's demonstrations."""
     from bet import tasks
-    from bet.config import ConfigError, flatten, load_yaml, make_config, parse_overrides
+    from bet.config import flatten, load_yaml, make_config, parse_overrides
     from bet.training import Epoch, Training
     from bet_ray import training
-    from bet_ray.manifest import write_manifest
 
     tasks.get(task)
     layers = [flatten(load_yaml(config))] if config else []
     resolved = make_config(task, *layers, parse_overrides(settings or []))
-    run = out or default_run(task)
-    if run.exists() and any(run.iterdir()) and not resume:
-        raise ConfigError(f"{run}: not empty; continue it with --resume or choose another --out")
+    run = run_directory(out, task, resume)
     episodes = tasks.get(task).load(resolved.data)
-    write_manifest(run, "train", task, {"config": resolved.model_dump(mode="json"), "dataset_digest": episodes.digest})
+    training.begin(run, resolved, episodes, resume)
     with progress_bar() as bar:
         line = bar.add_task("training", total=None)
 

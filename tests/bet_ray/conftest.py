@@ -7,9 +7,8 @@ import pytest
 
 from bet import tasks
 from bet.config import make_config
-from bet_ray.manifest import write_manifest
 from bet_ray.session import session
-from bet_ray.training import train
+from bet_ray.training import begin, train
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +16,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a point mass 2 policy trained for one epoch. Read only: evaluate with `out` elsewhere."""
     run = tmp_path_factory.mktemp("runs") / "trained"
     config = make_config("pointmass2", {"train.epochs": 1, "train.lr": 3e-3, "train.batch_size": 256})
-    write_manifest(run, "train", "pointmass2", {"config": config.model_dump(mode="json")})
-    train(run, config, tasks.get("pointmass2").load(config.data))
+    episodes = tasks.get("pointmass2").load(config.data)
+    begin(run, config, episodes, resume=False)
+    train(run, config, episodes)
     return run
 
 

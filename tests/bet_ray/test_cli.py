@@ -59,6 +59,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "pointmass2", "train.device=gpu"], "train.device"),
         (["eval", "nowhere"], "nowhere: no such run or policy directory"),
         (["eval", "."], "neither a policy"),
+        (["train", "pointmass2", "--resume"], "--resume needs --out"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["data", "generate", "pusht"], "no demonstrator for 'pusht'"),
@@ -110,6 +111,15 @@ def test_a_directory_in_use_is_not_trained_into(trained: Path, refused: Refused)
     assert "continue it with --resume or choose another --out" in refused("train", "pointmass2", "--out", trained)
 
 
+def test_an_unknown_split_is_refused(trained: Path, refused: Refused) -> None:
+    for command in ("eval", "replay"):
+        assert "no split 'reports'; did you mean 'report'?" in refused(command, trained, "--split", "reports")
+
+
+def test_a_training_is_not_resumed_with_other_settings(trained: Path, refused: Refused) -> None:
+    assert "cannot resume with other settings" in refused("train", "pointmass2", "bins=5", "--out", trained, "--resume")
+
+
 def test_help_shows_an_example_for_every_command() -> None:
     for command in ("train", "eval", "sweep", "report", "replay", "demo", "settings"):
         done = bet_ray(command, "--help")
@@ -139,6 +149,7 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     assert replayed.returncode == 0, replayed.stderr
     assert video.read_bytes()[:3] == b"GIF"
     row = pq.read_table(run / "episodes").to_pylist()[3]
+    assert "the same as the recorded row, to the last bit" in replayed.stdout
     assert f"{row['end']} after {row['length']} steps" in replayed.stdout
 
 
