@@ -22,4 +22,5 @@ check: .venv/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
 bench: .venv/.ready  ## throughput ratios, side by side in one run
+	$(BIN)/python -m benchmarks.pusht_env
 	$(BIN)/python -m benchmarks.rollout

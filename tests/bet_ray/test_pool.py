@@ -15,6 +15,7 @@ from bet.policy import Policy
 from bet_ray import pool as pool_module
 from bet_ray.pool import Job, Pool, RolloutWorker
 from bet_ray.results import unique_rows
+from tests.bet.test_rollout import pusht as wandering_pusht_policy
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +54,19 @@ def test_tables_are_identical_whatever_the_number_of_actors_and_slots(trained: P
             tables.append(unique_rows(drain(pool)))
     assert tables[0].num_rows == 100
     assert all(table.equals(tables[0]) for table in tables)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_table_of_contact_physics_is_identical_too() -> None:
+    protocol = tasks.get("pusht").protocol.model_copy(update={"max_steps": 40})
+    job = Job.of(wandering_pusht_policy(), protocol, Split.REPORT)
+    tables = []
+    for actors, slots in ((1, 4), (2, 32)):
+        with Pool(actors, slots) as pool:
+            pool.submit(job, list(range(40)))
+            tables.append(unique_rows(drain(pool)))
+    assert tables[0].equals(tables[1])
+    assert max(tables[0].column("best_coverage").to_pylist()) > 0
 
 
 @pytest.mark.usefixtures("ray_session")
