@@ -36,9 +36,9 @@ from bet.codebook import decode
 from bet.config import Split, make_config
 from bet.envs.pusht import PushTVectorEnv
 from bet.layouts import PUSHT_SIZE, PushTLayout, pusht_observations
-from bet.model import Transformer
 from bet.normalizer import Normalizer
 from bet.policy import Policy, PolicyError
+from bet.priors import make_model
 from bet.protocol import Protocol, episode_randomness
 from bet.rollout import rollout
 from bet_ray.pool import Job, Pool
@@ -93,7 +93,7 @@ def pushing_policy(seed: int = 0) -> Policy:
     )
     bins, window = config.codebook.bins, config.model.window
     generator = torch.Generator().manual_seed(seed)
-    model = Transformer(config.model, PushTLayout.STATE.dim, 2, bins)
+    model = make_model(config.model, PushTLayout.STATE.dim, 2, bins)
     model.initialize(generator)
     half = np.float32(PUSHT_SIZE / 2)
 

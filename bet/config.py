@@ -46,6 +46,16 @@ class FitOn(StrEnum):
 
 class Trunk(StrEnum):
     TRANSFORMER = "transformer"
+    MLP = "mlp"
+    LSTM = "lstm"
+
+
+class Precision(StrEnum):
+    """Arithmetic of training; acting is always float32."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    BF16 = "bf16"
 
 
 class Schedule(StrEnum):
@@ -100,24 +110,28 @@ class CodebookConfig(Frozen):
 
 class ModelConfig(Frozen):
     trunk: Trunk = Trunk.TRANSFORMER
-    """Network between observations and heads."""
+    """Network between observations and heads: the causal transformer, or an ablation of the literature."""
     window: PositiveInt = 10
     """Observations a policy sees: the last `window` steps."""
     layers: PositiveInt = 6
-    """Transformer blocks."""
+    """Transformer blocks, hidden layers of the MLP, or LSTM layers."""
     heads: PositiveInt = 6
-    """Attention heads; must divide the width."""
+    """Attention heads of the transformer; must divide the width."""
     width: Annotated[int, Field(ge=12, multiple_of=4)] = 120
-    """Embedding size. At other sizes the BLAS gives a row other last bits at other places of a batch."""
+    """Embedding or hidden size; a multiple of 4, since otherwise a row's last bits depend on its place in a batch."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout on embeddings, attention and residuals."""
+    """Transformer: on embeddings, attention and residuals; MLP and LSTM: after each layer but the last."""
+    batch_norm: bool = False
+    """Batch normalisation in the MLP."""
     offsets: bool = True
     """Predict a continuous offset for each bin; without, an action is its bin's centre."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "ModelConfig":
-        if self.width % self.heads:
+    def _consistent(self) -> "ModelConfig":
+        if self.trunk is Trunk.TRANSFORMER and self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.batch_norm and self.trunk is not Trunk.MLP:
+            raise ValueError(f"batch_norm is for the mlp, not for the {self.trunk}")
         return self
 
 
@@ -154,6 +168,10 @@ class TrainConfig(Frozen):
     """Largest gradient norm. None: no clipping."""
     device: str = "cpu"
     """Where training runs: cpu, cuda, cuda:1."""
+    threads: PositiveInt = 1
+    """Torch threads of a training process. The weights' last bits depend on it; models this small gain nothing."""
+    precision: Precision = Precision.FLOAT32
+    """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16`. Acting is always float32."""
 
 
 class EvalConfig(Frozen):

@@ -18,17 +18,27 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from bet.arithmetic import tf32
 from bet.codebook import decode
-from bet.config import Config, canonical_json, validation_message
+from bet.config import Config, Trunk, canonical_json, validation_message
 from bet.errors import UsageError
 from bet.files import replacing
-from bet.model import Transformer
+from bet.model import Model
 from bet.normalizer import Normalizer
+from bet.priors import make_model
 
 CENTERS = "codebook.centers"
 POLICY_JSON = "policy.json"
 WEIGHTS = "weights.safetensors"
 BEST = "best"  # in a run's policies/: the name of the best policy directory below it
+
+
+# Settings of a network that do not act.
+_IDLE = {
+    Trunk.TRANSFORMER: {"dropout", "batch_norm"},
+    Trunk.MLP: {"dropout", "heads"},
+    Trunk.LSTM: {"dropout", "heads", "batch_norm"},
+}
 
 
 class PolicyError(UsageError):
@@ -45,7 +55,7 @@ class Policy:
     def __init__(
         self,
         config: Config,
-        model: Transformer,
+        model: Model,
         centers: Tensor,
         observation_normalizer: Normalizer,
         action_normalizer: Normalizer,
@@ -106,9 +116,10 @@ class Policy:
         last[:count] = lengths
         drawn = np.zeros(batch_size)
         drawn[:count] = uniforms
-        logits, offsets = self.model.read(
-            torch.from_numpy(observations).to(self.device), torch.from_numpy(last).to(self.device)
-        )
+        with tf32(allowed=False):
+            logits, offsets = self.model.read(
+                torch.from_numpy(observations).to(self.device), torch.from_numpy(last).to(self.device)
+            )
         cdf = logits.double().softmax(-1).cumsum(-1)  # (batch_size, bins)
         threshold = torch.from_numpy(drawn).to(self.device)[:, None] * cdf[:, -1:]
         bins = torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
@@ -128,7 +139,7 @@ class Policy:
         """sha256 of what acts: task, network shape, normalisers, observation layout, and the tensors in name order."""
         what_acts = {
             "task": self.config.task,
-            "model": self.config.model.model_dump(mode="json", exclude={"dropout"}),
+            "model": self.config.model.model_dump(mode="json", exclude=_IDLE[self.config.model.trunk]),
             "bins": self.config.codebook.bins,
             "observation": self.config.data.observation,
             "observation_normalizer": self.observation_normalizer.to_json(),
@@ -161,7 +172,7 @@ class Policy:
         try:
             tree = json.loads(about)
             config = Config.model_validate(tree["config"])
-            model = Transformer(config.model, tree["obs_dim"], tree["act_dim"], config.codebook.bins)
+            model = make_model(config.model, tree["obs_dim"], tree["act_dim"], config.codebook.bins)
             observation_normalizer = Normalizer.from_json(tree["observation_normalizer"])
             action_normalizer = Normalizer.from_json(tree["action_normalizer"])
             dataset_digest, expected = tree["dataset_digest"], tree["policy_digest"]

@@ -6,15 +6,14 @@ what ran in them before and in which order episodes start never shows in a resul
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bet import tasks
+from bet.arithmetic import threads
 from bet.config import Split
 from bet.metrics import Outcome
 from bet.policy import Policy
@@ -178,17 +177,6 @@ def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> Epi
     return EpisodeResult(index, seed, False, 0.0, 0.0, 0.0, length, End.ERROR, None, None)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: forwards this small are slower on several, tenfold beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def rollout(
     policy: Policy, protocol: Protocol, split: Split, indices: Iterable[int], slots: int
 ) -> Iterator[EpisodeResult]:
@@ -198,7 +186,7 @@ def rollout(
     try:
         while waiting or engine.running:
             engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])
-            with one_thread():
+            with threads(1):
                 finished = engine.step()
             yield from finished
     finally:

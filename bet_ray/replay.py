@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bet import tasks
+from bet.arithmetic import threads
 from bet.config import Split
 from bet.errors import UsageError
 from bet.policy import Policy
-from bet.rollout import EpisodeResult, Rollout, one_thread
+from bet.rollout import EpisodeResult, Rollout
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Job
 from bet_ray.results import episodes_table
@@ -37,7 +38,7 @@ def replay(policy: Policy, split: Split, index: int) -> Replay:
         engine.start([index])
         frames = [engine.env.render()[0]]
         while True:
-            with one_thread():
+            with threads(1):
                 finished = engine.step()
             frames.append(engine.env.render()[0])
             if finished:

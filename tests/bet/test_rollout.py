@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from bet import tasks
 from bet.config import ConfigError, Normalize, Split, make_config
 from bet.metrics import PointMassOutcome, PushTOutcome
-from bet.model import Transformer
+from bet.model import Model
 from bet.normalizer import fit_normalizer
 from bet.policy import Policy
+from bet.priors import make_model
 from bet.protocol import Protocol, episode_randomness
 from bet.rollout import End, EpisodeResult, Rollout, failed, rollout
 
@@ -50,9 +51,9 @@ def pusht(seed: int = 0, layout: str = "state") -> Policy:
     )
 
 
-def network(config: Any, obs_dim: int, seed: int) -> Transformer:
+def network(config: Any, obs_dim: int, seed: int) -> Model:
     """Initial weights, a little stronger, so that what is seen matters."""
-    model = Transformer(config.model, obs_dim, 2, config.codebook.bins)
+    model = make_model(config.model, obs_dim, 2, config.codebook.bins)
     generator = torch.Generator().manual_seed(seed)
     model.initialize(generator)
     with torch.no_grad():
@@ -294,7 +295,7 @@ def test_an_action_of_nan_ends_its_episode_in_an_error_and_the_others_finish(slo
 
 def test_a_policy_of_nan_ends_every_episode_in_an_error() -> None:
     policy = pusht()
-    policy.model.embed.weight[0, 0] = torch.nan
+    policy.model.get_parameter("embed.weight")[0, 0] = torch.nan
     for result in rollout(policy, TABLE, Split.TUNE, range(5), 3):
         assert result.end is End.ERROR
         assert result.length == 1
