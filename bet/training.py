@@ -30,7 +30,7 @@ from bet.noise import Noise
 from bet.normalizer import fit_normalizer
 from bet.policy import Policy
 from bet.priors import make_model
-from bet.workers import Workers
+from bet.workers import ALONE, Workers
 
 _ORDER, _DROPOUT = 0, 1  # spawn keys of the two uses of train.seed beside the initial weights
 _VALIDATION_BATCH = 1024
@@ -111,7 +111,7 @@ class Training:
     there, `ConfigError` for settings that do not go together.
     """
 
-    def __init__(self, config: Config, episodes: Episodes, workers: Workers = Workers()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, config: Config, episodes: Episodes, workers: Workers = ALONE) -> None:
         self.config, self.workers = config, workers
         self.device = _device(config.train.device)
         self._precision = config.train.precision

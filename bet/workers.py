@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Workers:
-    """One of `count` processes. The default is a process alone, which needs no process group."""
+    """One of `count` processes; a process alone needs no process group."""
 
-    rank: int = 0
-    count: int = 1
+    rank: int
+    count: int
 
     @classmethod
     def of_process_group(cls) -> "Workers":
@@ -34,3 +34,6 @@ class Workers:
         dist.all_reduce(flat)
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
+
+
+ALONE = Workers(0, 1)

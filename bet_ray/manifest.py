@@ -44,6 +44,15 @@ def holds_a_run(run: Path) -> bool:
     return run.exists() and any(path.name != MANIFEST for path in run.iterdir())
 
 
+def earlier_manifest(run: Path, resume: bool) -> dict[str, Any] | None:
+    """What a run directory began with, to be continued; None for a fresh one. Raises `RunError` for one in use."""
+    if not holds_a_run(run):
+        return None
+    if not resume:
+        raise RunError(f"{run}: holds a run already; continue it with --resume or choose another --out")
+    return read_manifest(run)
+
+
 def read_manifest(run: Path) -> dict[str, Any]:
     """Raises `RunError` for a directory that is not a run."""
     path = run / MANIFEST

@@ -127,9 +127,7 @@ class Resources(Frozen):
     slots: PositiveInt = 32
     """Episodes an actor runs at once."""
     trials_at_once: PositiveInt | None = None
-    """Trials that train at the same time."""
-    cpus_per_trial: PositiveInt = 1
-    """Torch threads of a trial."""
+    """Trials that train at the same time, each on `train.threads` CPUs."""
 
 
 class Sweep(Frozen):

@@ -18,7 +18,6 @@ from typing import Any
 import optuna
 import pyarrow as pa
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.schedulers import ASHAScheduler
@@ -33,7 +32,7 @@ from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import TrainingDivergedError
 from bet_ray.evaluation import measurement, protocol_named
-from bet_ray.manifest import holds_a_run, read_manifest, write_manifest, write_text
+from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.pool import Job
 from bet_ray.results import trials_schema, write_table
 from bet_ray.service import RolloutService
@@ -120,14 +119,14 @@ def divide(sweep: Sweep, cpus: int) -> Shares:
 
     Rollouts are short beside training, so on a small machine a core reserved for them would mostly idle.
     """
-    resources = sweep.resources
+    resources, threads = sweep.resources, sweep.config({}).train.threads
     if cpus <= 2:
         actors, trials = resources.actors or cpus, resources.trials_at_once or cpus
         return Shares(actors, 0.5 * cpus / actors, trials, 0.5 * cpus / trials)
     actors = min(resources.actors or max(cpus // 4, 1), cpus - 1)
-    fitting = max((cpus - actors) // resources.cpus_per_trial, 1)
+    fitting = max((cpus - actors) // threads, 1)
     trials = min(resources.trials_at_once or fitting, fitting)
-    return Shares(actors, 1.0, trials, min(resources.cpus_per_trial, cpus - actors))
+    return Shares(actors, 1.0, trials, min(threads, cpus - actors))
 
 
 def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTrials | None = None) -> SweepResult:
@@ -228,10 +227,8 @@ def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
 def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None:
     """Refuse a directory in use, and a resume that is not of the same sweep; then write the manifest."""
     asked = sweep.model_dump(mode="json")
-    if holds_a_run(run):
-        if not resume:
-            raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
-        manifest = read_manifest(run)
+    manifest = earlier_manifest(run, resume)
+    if manifest is not None:
         before = manifest.get("sweep") or {}
         same = {key: before.get(key) == asked[key] for key in _FIXED}
         same["eval.rungs"] = before.get("eval", {}).get("rungs") == sweep.eval.rungs
@@ -323,7 +320,6 @@ def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
 
 def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episodes, service: Any) -> None:
     """The Tune trainable: one setting, all its training seeds, judged at every rung while the training goes on."""
-    torch.set_num_threads(sweep.resources.cpus_per_trial)
     setting = _setting(config)
     configs = [sweep.config(setting, seed) for seed in range(sweep.seeds_per_trial)]
     trial = trial_id(configs[0])

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, progress_bar, run_directory
+from bet_ray.cli.console import console, errors, progress_bar, run_directory
 
-EXAMPLES = "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a`"
+EXAMPLES = (
+    "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a` · `... --num-workers 4` · "
+    "`... --resume`"
+)
 
 
 def train(
@@ -17,34 +20,50 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TASK-DATE-TIME.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; key=value wins over it.")] = None,
+    num_workers: Annotated[
+        str, typer.Option(help="Ray Train workers that share every batch: 2, or 2-4 as there is room. 1: no Ray.")
+    ] = "1",
+    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Train on CUDA, a device for each worker.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training in --out.")] = False,
 ) -> None:
     """Train one policy on a task's demonstrations."""
     from bet import tasks
     from bet.config import flatten, load_yaml, make_config, parse_overrides
-    from bet.training import Epoch, Training
+    from bet.policy import Policy
+    from bet.training import Epoch
     from bet_ray import training
 
     tasks.get(task)
+    workers = training.WorkerCount.parse(num_workers)
     layers = [flatten(load_yaml(config))] if config else []
-    resolved = make_config(task, *layers, parse_overrides(settings or []))
+    device = {"train.device": "cuda"} if use_gpu else {}
+    resolved = make_config(task, *layers, device, parse_overrides(settings or []))
     run = run_directory(out, task, resume)
     episodes = tasks.get(task).load(resolved.data)
     training.begin(run, resolved, episodes, resume)
+    console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, into {run}")
     with progress_bar() as bar:
-        line = bar.add_task("training", total=None)
+        line = bar.add_task("training", total=resolved.train.epochs)
 
-        def show(state: Training, epoch: Epoch | None) -> None:
-            total = state.steps_per_epoch * resolved.train.epochs
-            bar.update(line, completed=state.steps_done, total=total)
-            if epoch is not None:
-                bar.update(line, description=f"epoch {epoch.epoch}, validation loss {epoch.val_loss:.4g}")
+        def show(done: float, epoch: Epoch | None) -> None:
+            bar.update(line, completed=done)
+            if epoch is None:
+                return
+            losses = f"training loss {epoch.train_loss:.4g}, validation loss {epoch.val_loss:.4g}"
+            if errors.is_terminal:
+                bar.update(line, description=f"epoch {epoch.epoch}: {losses}")
+            else:
+                errors.print(f"epoch {epoch.epoch} of {resolved.train.epochs}: {losses}")
 
-        policy, best = training.train(run, resolved, episodes, show)
-    console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps")
+        if workers.most == 1:
+            best = training.train(run, resolved, episodes, show)
+        else:
+            from bet_ray.distributed import train_on_workers
+
+            best = train_on_workers(run, resolved, episodes, workers, use_gpu, show)
     console.print(
         f"best epoch {best.epoch} of {resolved.train.epochs}: validation loss {best.val_loss:.4g} "
         f"(focal {best.val_focal:.4g}, bin accuracy {best.val_accuracy:.0%})"
     )
-    console.print(f"policy {policy.digest[:12]} in {run}")
+    console.print(f"policy {Policy.load(run).digest[:12]} in {run}")
     console.print(f"next: bet-ray eval {run} --episodes 200")
