@@ -70,6 +70,20 @@ class Split(StrEnum):
     REPORT = "report"
 
 
+class BinSource(StrEnum):
+    """Where the bin of an action comes from."""
+
+    POLICY = "policy"
+    CODEBOOK = "codebook"
+
+
+class Start(StrEnum):
+    """Where an episode begins."""
+
+    RESET = "reset"
+    DEMONSTRATIONS = "demonstrations"
+
+
 class Frozen(BaseModel):
     """Base of every settings model: immutable, no unknown keys, field docstrings as descriptions."""
 
@@ -181,6 +195,14 @@ class EvalConfig(Frozen):
     """Episodes to roll out."""
     split: Split = Split.REPORT
     """Set of initial states: `report` measures, `tune` is for choosing."""
+    window: PositiveInt | None = None
+    """Observations the policy sees, at most the window it was trained with. None: that window."""
+    hold_bins: PositiveInt = 1
+    """Steps a drawn bin is kept; its offset is predicted anew at each (the original's `action_update_every`)."""
+    bins: BinSource = BinSource.POLICY
+    """`codebook` draws every bin alike and adds no offset: what the policy must beat (`use_state_prior=false`)."""
+    start: Start = Start.RESET
+    """`demonstrations` begins each episode where one of them began (the original's `start_from_seen`)."""
 
 
 class PoolConfig(Frozen):

@@ -30,6 +30,7 @@ from bet.priors import make_model
 CENTERS = "codebook.centers"
 POLICY_JSON = "policy.json"
 WEIGHTS = "weights.safetensors"
+DRAW = -1  # in place of a held bin
 BEST = "best"  # in a run's policies/: the name of the best policy directory below it
 
 
@@ -98,16 +99,18 @@ class Policy:
         lengths: NDArray[np.integer],
         uniforms: NDArray[np.float64],
         batch_size: int = 32,
+        held: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Raw observations (B, W, obs_dim), left-aligned, (B,) real steps, (B,) uniforms in [0, 1) -> actions
-        (B, act_dim) in data units and the bins drawn (B,).
+        (B, act_dim) in data units and their bins (B,): drawn, or where `held` (B,) is not negative, that one.
 
         Forwards run at exactly `batch_size` rows, padded, so that a row's bits depend neither on B nor on the others.
         """
         count = len(history)
         if count > batch_size:
             parts = [slice(start, start + batch_size) for start in range(0, count, batch_size)]
-            acted = [self.act(history[p], lengths[p], uniforms[p], batch_size) for p in parts]
+            kept = np.full(count, DRAW) if held is None else held
+            acted = [self.act(history[p], lengths[p], uniforms[p], batch_size, kept[p]) for p in parts]
             return np.concatenate([a for a, _ in acted]), np.concatenate([b for _, b in acted])
         observations = np.zeros((batch_size, *history.shape[1:]), np.float32)  # (batch_size, W, obs_dim)
         real = np.arange(history.shape[1]) < np.asarray(lengths)[:, None]  # (B, W)
@@ -123,6 +126,10 @@ class Policy:
         cdf = logits.double().softmax(-1).cumsum(-1)  # (batch_size, bins)
         threshold = torch.from_numpy(drawn).to(self.device)[:, None] * cdf[:, -1:]
         bins = torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
+        if held is not None:
+            kept = torch.full((batch_size,), DRAW)
+            kept[:count] = torch.from_numpy(held)
+            bins = torch.where(kept.to(self.device) >= 0, kept.to(self.device), bins)
         rows = torch.arange(batch_size, device=self.device)
         actions = decode(bins, offsets[rows, bins], self.centers)
         actions = torch.where(cdf[:, -1:].isfinite(), actions, torch.nan)[:count].cpu().numpy()

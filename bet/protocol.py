@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bet.config import Frozen, Split
+from bet.config import BinSource, Frozen, Split
 
 
 class Protocol(Frozen):
@@ -22,6 +22,14 @@ class Protocol(Frozen):
     sampling: str = "inverse-cdf"
     """How a bin is drawn: by inverse CDF from the episode's own uniforms."""
     seed: int = 0
+    window: int | None = None
+    """Observations a policy sees; None: the window it was trained with."""
+    hold_bins: int = 1
+    """Steps a drawn bin is kept; its offset is predicted anew at each."""
+    bins: BinSource = BinSource.POLICY
+    """Who draws them: the policy, or chance (every bin alike, no offset)."""
+    starts: str | None = None
+    """sha256 of the states that episodes begin in, one drawn for each; None: the task's own reset."""
 
 
 _SPLIT_KEYS = {Split.TUNE: 0, Split.REPORT: 1}

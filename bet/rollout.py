@@ -5,18 +5,21 @@ the forward runs at the protocol's batch size, and a reset leaves nothing behind
 what ran in them before and in which order episodes start never shows in a result.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bet import tasks
 from bet.arithmetic import threads
-from bet.config import Split
+from bet.config import BinSource, Split
+from bet.errors import UsageError
 from bet.metrics import Outcome
-from bet.policy import Policy
+from bet.policy import DRAW, Policy
 from bet.protocol import Protocol, episode_randomness
 from bet.trajectory import Trajectory
 
@@ -54,17 +57,30 @@ class EpisodeResult:
 class Rollout:
     """Episodes of one policy under one protocol in `slots` slots.
 
-    `start` fills free slots, `step` advances every running one and returns what finished.
+    `start` fills free slots, `step` advances every running one and returns what finished. `starts` (S, state_dim) are
+    the states to begin in, where the protocol has any. Raises `UsageError` when policy and protocol do not fit.
     """
 
-    def __init__(self, policy: Policy, protocol: Protocol, split: Split, slots: int) -> None:
-        self.policy, self.protocol, self.split = policy, protocol, split
+    def __init__(
+        self,
+        policy: Policy,
+        protocol: Protocol,
+        split: Split,
+        slots: int,
+        starts: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.policy, self.protocol, self.split, self.starts = policy, protocol, split, starts
+        if (None if starts is None else states_digest(starts)) != protocol.starts:
+            raise ValueError("the protocol begins episodes in other states than those given")
+        self._window = protocol.window or policy.window
+        if self._window > policy.window:
+            raise UsageError(f"eval.window: {self._window} is more than the {policy.window} of the policy's training")
         self.task = tasks.get(protocol.task)
         self.env = self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
         obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
         there = self.env.single_observation_space.shape, self.env.single_action_space.shape
         if there != ((obs_dim,), (act_dim,)):
-            raise ValueError(
+            raise UsageError(
                 f"the policy's observations and actions have shapes {(obs_dim,)} and {(act_dim,)}, "
                 f"but those of {protocol.task} ({policy.config.data.observation}) have {there[0]} and {there[1]}"
             )
@@ -103,7 +119,12 @@ class Rollout:
         self._elapsed[slots] = 0
         mask = np.zeros(len(self._index), dtype=bool)
         mask[slots] = True
-        observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})
+        options: dict[str, Any] = {"reset_mask": mask}
+        if self.starts is not None:
+            options["states"] = np.zeros((len(mask), self.env.state_dim))
+            drawn = [np.random.default_rng(int(seed)).integers(len(self.starts)) for seed in self._seed[slots]]
+            options["states"][slots] = self.starts[drawn]
+        observations, _ = self.env.reset(seed=seeds, options=options)
         self._observations[slots, 0] = observations[slots]
 
     def step(self) -> list[EpisodeResult]:
@@ -112,8 +133,7 @@ class Rollout:
         if len(slots) == 0:
             return []
         elapsed = self._elapsed[slots]
-        history, lengths = self._history(slots, elapsed)
-        actions, bins = self.policy.act(history, lengths, self._uniforms[slots, elapsed], self.protocol.batch_size)
+        actions, bins = self._act(slots, elapsed)
         finite: NDArray[np.bool] = np.asarray(np.isfinite(actions).all(axis=1))  # (k,)
         every_slot = np.zeros((len(self._index), self.policy.model.act_dim), np.float32)
         every_slot[slots] = np.where(finite[:, None], actions, 0)
@@ -134,13 +154,28 @@ class Rollout:
     def close(self) -> None:
         self.env.close()
 
+    def _act(
+        self, slots: NDArray[np.intp], elapsed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Actions (k, act_dim) and bins (k,) of the running slots."""
+        uniforms = self._uniforms[slots, elapsed]  # (k,)
+        held = None
+        if self.protocol.hold_bins > 1:
+            held = np.where(elapsed % self.protocol.hold_bins == 0, DRAW, self._bins[slots, elapsed - 1])  # (k,)
+        if self.protocol.bins is BinSource.CODEBOOK:
+            centers = self.policy.bin_centers
+            drawn = (uniforms * len(centers)).astype(np.int64)
+            bins = drawn if held is None else np.where(held >= 0, held, drawn)
+            return centers[bins], bins
+        history, lengths = self._history(slots, elapsed)
+        return self.policy.act(history, lengths, uniforms, self.protocol.batch_size, held)
+
     def _history(
         self, slots: NDArray[np.intp], elapsed: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The last W observations of each slot, left-aligned (k, W, obs_dim), and how many are real (k,)."""
-        window = self.policy.window
-        first = np.maximum(elapsed - window + 1, 0)
-        rows = np.minimum(first[:, None] + np.arange(window), elapsed[:, None])  # (k, W)
+        """The last observations of each slot, left-aligned (k, W, obs_dim), and how many are real (k,)."""
+        first = np.maximum(elapsed - self._window + 1, 0)
+        rows = np.minimum(first[:, None] + np.arange(self.policy.window), elapsed[:, None])  # (k, W)
         return self._observations[slots[:, None], rows], elapsed - first + 1
 
     def _finish(self, slot: int, *, terminated: bool, broken: bool) -> EpisodeResult:
@@ -171,6 +206,13 @@ class Rollout:
         )
 
 
+def states_digest(states: NDArray[np.float64]) -> str:
+    """sha256 of states to begin in, (S, state_dim), as a protocol names them."""
+    sha = hashlib.sha256(repr(states.shape).encode())
+    sha.update(np.ascontiguousarray(states, dtype="<f8").tobytes())
+    return sha.hexdigest()
+
+
 def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> EpisodeResult:
     """The row of an episode that could not be finished: no success, nothing scored."""
     seed, _ = episode_randomness(protocol, split, index)
@@ -178,11 +220,16 @@ def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> Epi
 
 
 def rollout(
-    policy: Policy, protocol: Protocol, split: Split, indices: Iterable[int], slots: int
+    policy: Policy,
+    protocol: Protocol,
+    split: Split,
+    indices: Iterable[int],
+    slots: int,
+    starts: NDArray[np.float64] | None = None,
 ) -> Iterator[EpisodeResult]:
     """Run the episodes of the given indices in this process, yielding each as it finishes."""
     waiting = list(indices)[::-1]
-    engine = Rollout(policy, protocol, split, slots)
+    engine = Rollout(policy, protocol, split, slots, starts)
     try:
         while waiting or engine.running:
             engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])
