@@ -1,5 +1,6 @@
 """What all commands print with."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from bet.errors import UsageError
 
+SUCCESS = "success"  # the primary metric of tasks that have no other: shown once
 PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -53,7 +55,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def run_directory(out: Path | None, name: str, resume: bool) -> Path:
-    """Where a run goes: --out, else runs/NAME-DATE-TIME. Raises `UsageError` for a resume that does not say of what."""
+    """Where a run goes: --out, else runs/NAME-DATE-TIME, `:` and `/` made `-`. Raises `UsageError` for a resume that does not say of what."""
     if out is None and resume:
         raise UsageError("--resume needs --out, the run directory to continue")
-    return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return out or Path("runs") / f"{re.sub('[:/]', '-', name)}-{datetime.now():%Y%m%d-%H%M%S}"
