@@ -16,6 +16,7 @@ from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.trajectory import Trajectory
 
 NO_ROUTE = "none"
+SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
 
 
 @dataclass(frozen=True)

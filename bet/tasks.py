@@ -26,6 +26,7 @@ from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import SlotVectorEnv
 from bet.layouts import PushTLayout
 from bet.metrics import (
+    SUCCESS,
     Outcome,
     PointMassOutcome,
     PushTOutcome,
@@ -201,7 +202,7 @@ def _gymnasium(env_id: str) -> Task:
             env_version=about.version,
             max_steps=about.max_steps,
             success=str(about.success),
-            primary="success",
+            primary=SUCCESS,
         ),
         outcome_type=Outcome,
         outcome=lambda _: Outcome(),

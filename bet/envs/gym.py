@@ -80,7 +80,7 @@ def registered(env_id: str) -> Registered:
     """Look an id up, `Name-v0` or `module:Name-v0`, and play an episode of random actions to see what `info` holds.
 
     Raises `ConfigError` for an id that gymnasium does not know, a module that cannot be imported, an environment that
-    cannot be made, has no time limit or other spaces than are supported; `SimulationError` for one that cannot be played.
+    cannot be made, has no time limit or other spaces than are supported; `SimulationError` where it raises when played.
     """
     spec = _spec(env_id)
     try:

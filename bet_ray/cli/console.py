@@ -22,7 +22,6 @@ from rich.text import Text
 
 from bet.errors import UsageError
 
-SUCCESS = "success"  # the primary metric of tasks that have no other: shown once
 PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -55,7 +54,8 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def run_directory(out: Path | None, name: str, resume: bool) -> Path:
-    """Where a run goes: --out, else runs/NAME-DATE-TIME, `:` and `/` made `-`. Raises `UsageError` for a resume that does not say of what."""
+    """Where a run goes: --out, else runs/NAME-DATE-TIME. Raises `UsageError` for a resume that does not say of what."""
     if out is None and resume:
         raise UsageError("--resume needs --out, the run directory to continue")
-    return out or Path("runs") / f"{re.sub('[:/]', '-', name)}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = re.sub("[:/]", "-", name)  # of a gymnasium id
+    return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bet_ray.cli.console import SUCCESS, console, progress_bar
+from bet_ray.cli.console import console, progress_bar
 
 if TYPE_CHECKING:
     from bet.config import Split
@@ -34,6 +34,7 @@ def evaluate(
 ) -> None:
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
+    from bet.metrics import SUCCESS
     from bet.policy import Policy
     from bet_ray import evaluation
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bet_ray.cli.console import SUCCESS, console, errors
+from bet_ray.cli.console import console, errors
 
 if TYPE_CHECKING:
     from bet_ray.sweep import Sweep
@@ -23,6 +23,7 @@ ROWS = 20
 def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     """The best settings so far. All numbers are of `tune`, where the winner is chosen."""
     from bet import tasks
+    from bet.metrics import SUCCESS
 
     table = Table(
         title=sweep.question, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -40,7 +41,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         if rung is None:
             cells += [""] * (len(metrics) + 2)
         else:
-            cells += [_interval(numbers) for numbers in (rung.primary, rung.success)[-len(metrics) :]]
+            cells += [_interval(numbers) for numbers in (rung.primary, rung.success)[: len(metrics)]]
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
         table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
     return table
@@ -90,6 +91,7 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
 def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     """The leaderboard, and what fresh episodes say of the winner."""
     from bet import tasks
+    from bet.metrics import SUCCESS
 
     name = tasks.get(sweep.task).protocol.primary
     console.print(leaderboard(sweep, result.trials))
