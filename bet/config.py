@@ -237,6 +237,7 @@ GYMNASIUM_PRESET: Mapping[str, Any] = MappingProxyType(
         "model.layers": 2,
         "model.heads": 4,
         "model.width": 64,
+        "train.batch_size": 128,
         "train.epochs": 20,
         "train.lr": 1e-3,
     }
