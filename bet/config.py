@@ -6,6 +6,7 @@ A docstring under a field is its help text. The order of authority is preset < Y
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -216,7 +217,7 @@ class Config(Frozen):
     """All settings of one training and its evaluation."""
 
     task: str
-    """Name in the task registry."""
+    """Name in the task registry, or a gymnasium id: `Pendulum-v1`, or `my_pkg:MyEnv-v0` where my_pkg registers it."""
     data: DataConfig = DataConfig()
     codebook: CodebookConfig = CodebookConfig()
     model: ModelConfig = ModelConfig()
@@ -227,7 +228,7 @@ class Config(Frozen):
 
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(
-    {"bins": "codebook.bins", "window": "model.window", "gamma": "loss.gamma"}
+    {"bins": "codebook.bins", "window": "model.window", "gamma": "loss.gamma", "task.env": "task"}
 )
 
 # From the original configs (notmahi/bet, configs/env/*; skandermoalla/bet-reproduction), DESIGN.md section 7.
@@ -267,6 +268,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
+# Of every gymnasium id: our own choice, to start from.
+GYMNASIUM_PRESET: Mapping[str, Any] = MappingProxyType(
+    {
+        "data.normalize": "minmax",
+        "codebook.bins": 16,
+        "model.window": 4,
+        "model.layers": 2,
+        "model.heads": 4,
+        "model.width": 64,
+        "train.batch_size": 128,
+        "train.epochs": 20,
+        "train.lr": 1e-3,
+    }
+)
+
 
 def canonical_json(value: Any) -> str:
     """One spelling for equal values: sorted keys, no spaces, no NaN."""
@@ -292,6 +308,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if not close:  # somebody who types `epochs` means `train.epochs`
         close = [key for key in known if key.rsplit(".", 1)[-1] == word]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def is_gymnasium_id(task: str) -> bool:
+    """Whether a task's name is gymnasium's: with a version, a namespace, or the module that registers it."""
+    return task not in PRESETS and re.search(r"-v\d+$|/|:", task) is not None
+
+
+def unknown_task(task: str) -> ConfigError:
+    """The error that says which tasks there are."""
+    hint = "a gymnasium id has a version: Pendulum-v1, my_pkg:MyEnv-v0"
+    return ConfigError(f"unknown task {task!r}{did_you_mean(task, PRESETS)} ({hint})")
+
+
+def task_named(argument: str) -> str:
+    """The task meant on a command line: `NAME`, `task=NAME` or `task.env=ID`. Raises `ConfigError` for another key."""
+    if "=" not in argument:
+        return argument
+    settings = parse_overrides([argument])
+    if "task" not in settings:
+        raise ConfigError(f"expected a task or task.env=ID before the settings, got {argument!r}")
+    return str(settings["task"])
 
 
 def full_key(key: str) -> str:
@@ -370,11 +407,12 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
 def make_config(task: str, *layers: Mapping[str, Any]) -> Config:
     """The preset of a task with layers of dotted settings over it, the last one strongest.
 
-    Raises `ConfigError` for a task without a preset or other than a layer's, an unknown key or a value out of range.
+    Raises `ConfigError` for a task that is neither ours nor a gymnasium id, or other than a layer's, for an unknown key
+    or a value out of range.
     """
-    if task not in PRESETS:
-        raise ConfigError(f"unknown task {task!r}{did_you_mean(task, PRESETS)}")
-    flat: dict[str, Any] = dict(PRESETS[task])
+    if task not in PRESETS and not is_gymnasium_id(task):
+        raise unknown_task(task)
+    flat: dict[str, Any] = dict(PRESETS.get(task, GYMNASIUM_PRESET))
     for layer in layers:
         flat |= {full_key(key): value for key, value in layer.items()}
     if flat.setdefault("task", task) != task:

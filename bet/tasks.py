@@ -1,32 +1,41 @@
-"""The task registry, the one place that names a task: its simulator, protocol, demonstrations and metrics."""
+"""The task registry, the one place that names a task: its simulator, protocol, demonstrations and metrics.
+
+Any other name is a gymnasium id, and its task is made from what the environment and its registration say.
+"""
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pymunk
+from gymnasium import spaces
+from numpy.typing import NDArray
 
-from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean
+from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean, is_gymnasium_id, unknown_task
 from bet.data.episodes import DataError, Episodes
 from bet.data.pusht_zarr import load_pusht_zarr
 from bet.data.store import load_episodes
+from bet.envs.gym import GymVectorEnv, registered
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import SlotVectorEnv
 from bet.layouts import PushTLayout
 from bet.metrics import (
+    SUCCESS,
     Outcome,
     PointMassOutcome,
     PushTOutcome,
     pointmass_outcome,
-    pointmass_primary,
     pusht_outcome,
     pusht_primary,
     route_labels,
     route_shares,
+    success_primary,
 )
 from bet.oracles.pointmass import demonstrations
 from bet.protocol import Protocol
@@ -56,6 +65,14 @@ class Task:
     primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
     _make_env: Callable[[int, str, int], SlotVectorEnv]
     _load: Callable[[DataConfig], Episodes]
+    strict_boxes: bool = False
+    """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
+
+    @cached_property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the environment's signals."""
+        with closing(self.make_env(1)) as env:
+            return env.signals
 
     def make_env(self, num_envs: int, observation: str | None = None, max_steps: int | None = None) -> SlotVectorEnv:
         """A vector environment with `num_envs` slots. Raises `ConfigError` for an unknown observation layout."""
@@ -69,13 +86,17 @@ class Task:
         episodes = self._load(data)
         if episodes.task != self.name:
             raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
-        env = self.make_env(1, data.observation)
-        for what, array, space in (
-            ("observations", episodes.observations, env.single_observation_space),
-            ("actions", episodes.actions, env.single_action_space),
-        ):
+        with closing(self.make_env(1, data.observation)) as env:
+            both = (
+                ("observations", episodes.observations, env.single_observation_space),
+                ("actions", episodes.actions, env.single_action_space),
+            )
+        for what, array, space in both:
             if array.shape[1:] != space.shape:
                 raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
+            if self.strict_boxes:
+                assert isinstance(space, spaces.Box)
+                _check_inside(array, space, f"{episodes.source}: {what}")
         return episodes
 
     def _check_layout(self, layout: str) -> None:
@@ -91,10 +112,25 @@ def data_root() -> Path:
 
 
 def get(name: str) -> Task:
-    """The task of a name. Raises `ConfigError` with a did-you-mean."""
-    if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
-    return TASKS[name]
+    """The task of a name or gymnasium id. Raises `ConfigError` with a did-you-mean, or with gymnasium's reason."""
+    if name in TASKS:
+        return TASKS[name]
+    if is_gymnasium_id(name):
+        return _gymnasium(name)
+    raise unknown_task(name)
+
+
+def _check_inside(array: NDArray[np.float32], box: spaces.Box, what: str) -> None:
+    """Raises `DataError` for the first row (N, dim) outside a box by more than rounding."""
+    rounding = 1e-5 * np.maximum(1, np.abs(np.stack([box.low, box.high])))  # of an infinite bound: infinite
+    with np.errstate(invalid="ignore"):
+        outside = (array < box.low - rounding[0]) | (array > box.high + rounding[1])  # (N, dim)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise DataError(
+            f"{what} row {row}, dimension {column}: {array[row, column]:g} is outside the environment's "
+            f"{box.low[column]:g}..{box.high[column]:g}"
+        )
 
 
 def _load_pusht(data: DataConfig) -> Episodes:
@@ -133,10 +169,48 @@ def _pointmass(version: PointMassVersion) -> Task:
         ),
         outcome_type=PointMassOutcome,
         outcome=partial(pointmass_outcome, version=version),
-        episode_primary=pointmass_primary,
+        episode_primary=success_primary,
         modes=MappingProxyType(dict(zip(route_labels(version), route_shares(version).tolist(), strict=True))),
         _make_env=partial(_pointmass_env, version),
         _load=partial(_load_pointmass, version),
+    )
+
+
+def _load_gymnasium(env_id: str, data: DataConfig) -> Episodes:
+    if not data.path:
+        raise DataError(
+            f"data.path: {env_id} comes without demonstrations; write yours with bet.data.store.save_episodes "
+            "and give data.path=FILE.parquet"
+        )
+    return load_episodes(Path(data.path))
+
+
+def _gymnasium_env(env_id: str, num_envs: int, observation: str, max_steps: int) -> SlotVectorEnv:
+    return GymVectorEnv(num_envs, env_id, max_steps)
+
+
+@cache
+def _gymnasium(env_id: str) -> Task:
+    about = registered(env_id)
+    return Task(
+        name=env_id,
+        summary=f"gymnasium's {about.spec.id}; a success when {about.success}",
+        layouts=("state",),
+        protocol=Protocol(
+            name=env_id,
+            task=env_id,
+            env_version=about.version,
+            max_steps=about.max_steps,
+            success=str(about.success),
+            primary=SUCCESS,
+        ),
+        outcome_type=Outcome,
+        outcome=lambda _: Outcome(),
+        episode_primary=success_primary,
+        modes=MappingProxyType({}),
+        _make_env=partial(_gymnasium_env, env_id),
+        _load=partial(_load_gymnasium, env_id),
+        strict_boxes=True,
     )
 
 
@@ -169,4 +243,4 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     }
 )
 
-assert TASKS.keys() == PRESETS.keys(), "every task has a preset"
+assert TASKS.keys() == PRESETS.keys(), "every task of ours has a preset; gymnasium ids share one"

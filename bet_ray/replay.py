@@ -28,21 +28,27 @@ class Replay:
 
     result: EpisodeResult
     frames: list[NDArray[np.uint8]]
-    """One (height, width, 3) per state, the initial one first."""
+    """One (height, width, 3) per state, the initial one first; none where no pictures were asked for."""
+    fps: int = FPS
+    """How many of them make a second."""
 
 
-def replay(policy: Policy, split: Split, index: int) -> Replay:
-    """The same row that an evaluation gave this episode, whatever ran beside it then."""
+def replay(policy: Policy, split: Split, index: int, *, pictures: bool = True) -> Replay:
+    """The same row that an evaluation gave this episode, whatever ran beside it then.
+
+    Raises `RenderError` where pictures are asked for and there are none.
+    """
     engine = Rollout(policy, tasks.get(policy.config.task).protocol, split, 1)
     try:
         engine.start([index])
-        frames = [engine.env.render()[0]]
+        frames = [engine.env.render()[0]] if pictures else []
         while True:
             with threads(1):
                 finished = engine.step()
-            frames.append(engine.env.render()[0])
+            if pictures:
+                frames.append(engine.env.render()[0])
             if finished:
-                return Replay(finished[0], frames)
+                return Replay(finished[0], frames, engine.env.metadata.get("render_fps", FPS))
     finally:
         engine.close()
 
@@ -78,6 +84,6 @@ def write_video(replay: Replay, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.stack(replay.frames)
     if path.suffix == ".gif":
-        iio.imwrite(path, frames, duration=1000 / FPS, loop=0)
+        iio.imwrite(path, frames, duration=1000 / replay.fps, loop=0)
     else:
-        iio.imwrite(path, frames, fps=FPS, codec="libx264")
+        iio.imwrite(path, frames, fps=replay.fps, codec="libx264", macro_block_size=2)  # H.264 wants even sides

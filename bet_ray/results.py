@@ -61,7 +61,7 @@ EXECUTION = pa.schema(
 
 def trajectories_schema(task: Task) -> pa.Schema:
     """One row per step; the observation is the one before the action, and the last row of an episode has no action."""
-    signals = [(f"signal_{name}", pa.float64()) for name in task.make_env(1).signals]
+    signals = [(f"signal_{name}", pa.float64()) for name in task.signals]
     return pa.schema(
         [
             *((name, pa.int64() if name == "index" else pa.string()) for name in KEY),

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from bet.config import (
+    SHORT_FORMS,
     Config,
     ConfigError,
     Frozen,
@@ -136,7 +137,7 @@ class Sweep(Frozen):
     question: str
     """The question the sweep answers, in a sentence."""
     task: str
-    """Name in the task registry."""
+    """Name in the task registry, or a gymnasium id; `task.env` is another spelling."""
     base: dict[str, Any] = {}  # noqa: RUF012
     """Settings that all trials share."""
     space: dict[str, Values]
@@ -265,10 +266,12 @@ def parse_sweep(tree: Mapping[str, Any], source: str) -> Sweep:
 
 def _validated(tree: dict[str, Any], overrides: Sequence[str], source: str) -> Sweep:
     try:
+        named = [key for key in tree if SHORT_FORMS.get(key, key) == "task"]
+        tree |= flatten({key: tree.pop(key) for key in named})  # `task: {env: ID}` and `task.env: ID`, too
         for key, value in parse_dotlist(overrides).items():
             section, dot, name = key.partition(".")
-            if key in Sweep.model_fields:
-                tree[key] = value
+            if SHORT_FORMS.get(key, key) in Sweep.model_fields:
+                tree[SHORT_FORMS.get(key, key)] = value
             elif dot and section in ("eval", "resources", "search") and name in _section_fields(section):
                 tree[section] = {**_mapping(tree.get(section, {})), name: value}
             else:

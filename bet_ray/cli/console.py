@@ -1,5 +1,6 @@
 """What all commands print with."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,4 +57,5 @@ def run_directory(out: Path | None, name: str, resume: bool) -> Path:
     """Where a run goes: --out, else runs/NAME-DATE-TIME. Raises `UsageError` for a resume that does not say of what."""
     if out is None and resume:
         raise UsageError("--resume needs --out, the run directory to continue")
+    name = re.sub("[:/]", "-", name)  # of a gymnasium id
     return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

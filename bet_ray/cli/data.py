@@ -40,8 +40,9 @@ def info(
 ) -> None:
     """Check demonstrations and say what they hold."""
     from bet import tasks
-    from bet.config import make_config
+    from bet.config import make_config, task_named
 
+    task = task_named(task)
     found = tasks.get(task)
     episodes = found.load(make_config(task, {"data.path": path}).data)
     lengths = episodes.lengths

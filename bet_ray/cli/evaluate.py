@@ -34,6 +34,7 @@ def evaluate(
 ) -> None:
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
+    from bet.metrics import SUCCESS
     from bet.policy import Policy
     from bet_ray import evaluation
 
@@ -71,11 +72,15 @@ def evaluate(
         f"{task.name} · {config.codebook.bins} bins, window {config.model.window}, gamma {config.loss.gamma:g} "
         f"· policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
     )
-    console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
+    if task.protocol.primary != SUCCESS:
+        console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
     console.print(
         f"  [bold]success[/]  {found.success:.3f}  ({int(sum(table.column('success').to_pylist()))} of "
         f"{found.episodes}, {found.success.method}, 95%)"
     )
+    if task.protocol.primary == SUCCESS:
+        returns = table.column("return").to_numpy()
+        console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
     for mode, share in found.mode_shares.items():
         console.print(f"  {mode}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     failed = table.column("end").to_pylist().count("error")
@@ -101,7 +106,7 @@ def replay(
 
     policy = Policy.load(run)
     task = tasks.get(policy.config.task)
-    replayed = replays.replay(policy, _split(split), episode)
+    replayed = replays.replay(policy, _split(split), episode, pictures=video is not None)
     result = replayed.result
     console.print(
         f"{task.name} · {split} episode {episode} · {result.end.value} after {result.length} steps · "

@@ -9,12 +9,14 @@ from bet_ray.cli.console import console, errors, progress_bar, run_directory
 
 EXAMPLES = (
     "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a` · `... --num-workers 4` · "
-    "`... --resume`"
+    "`... --resume` · `bet-ray train task.env=my_pkg:MyEnv-v0 data.path=demos.parquet`"
 )
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="Task: pusht, pointmass1 or pointmass2.")],
+    task: Annotated[
+        str, typer.Argument(help="Task: pusht, pointmass1, pointmass2, or a gymnasium id: [task.env=]my_pkg:MyEnv-v0.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, for example bins=64 loss.gamma=2.")
     ] = None,
@@ -28,18 +30,19 @@ def train(
 ) -> None:
     """Train one policy on a task's demonstrations."""
     from bet import tasks
-    from bet.config import flatten, load_yaml, make_config, parse_overrides
+    from bet.config import flatten, load_yaml, make_config, parse_overrides, task_named
     from bet.policy import Policy
     from bet.training import Epoch
     from bet_ray import training
 
-    tasks.get(task)
+    task = task_named(task)
+    found = tasks.get(task)
     workers = training.WorkerCount.parse(num_workers)
     layers = [flatten(load_yaml(config))] if config else []
     device = {"train.device": "cuda"} if use_gpu else {}
     resolved = make_config(task, *layers, device, parse_overrides(settings or []))
     run = run_directory(out, task, resume)
-    episodes = tasks.get(task).load(resolved.data)
+    episodes = found.load(resolved.data)
     training.begin(run, resolved, episodes, resume)
     console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, into {run}")
     with progress_bar() as bar:

@@ -51,9 +51,18 @@ def pusht(seed: int = 0, layout: str = "state") -> Policy:
     )
 
 
-def network(config: Any, obs_dim: int, seed: int) -> Model:
+def car(seed: int = 0) -> Policy:
+    """Pushes a car of gymnasium's both ways, hard and softly; the observations are blown up to matter."""
+    config = make_config("MountainCarContinuous-v0", SMALL, {"bins": 4, "window": 3})
+    unit = fit_normalizer(np.zeros((2, 1), np.float32), Normalize.NONE)
+    seen = fit_normalizer(np.array([[-0.6, -0.01], [-0.4, 0.01]], np.float32), Normalize.MINMAX)
+    centers = torch.tensor([[-1.5], [-0.3], [0.3], [1.5]])  # the outer ones are clipped
+    return Policy(config, network(config, 2, seed, act_dim=1), centers, seen, unit, "none")
+
+
+def network(config: Any, obs_dim: int, seed: int, act_dim: int = 2) -> Model:
     """Initial weights, a little stronger, so that what is seen matters."""
-    model = make_model(config.model, obs_dim, 2, config.codebook.bins)
+    model = make_model(config.model, obs_dim, act_dim, config.codebook.bins)
     generator = torch.Generator().manual_seed(seed)
     model.initialize(generator)
     with torch.no_grad():
@@ -72,6 +81,7 @@ CASES: dict[str, tuple[Callable[[], Policy], Protocol]] = {
     "pointmass2": (pointmass, GRID),
     "pusht": (pusht, TABLE),
     "pusht, agent only": (lambda: pusht(layout="agent"), TABLE),
+    "gymnasium": (car, protocol("MountainCarContinuous-v0", 20)),
 }
 EPISODES = 24
 
@@ -172,7 +182,11 @@ def test_the_splits_meet_other_initial_states(case: Case) -> None:
 # Pairing.
 
 
-@pytest.mark.parametrize(("make", "recipe"), [(pointmass, GRID), (pusht, TABLE)], ids=["pointmass2", "pusht"])
+@pytest.mark.parametrize(
+    ("make", "recipe"),
+    [(pointmass, GRID), (pusht, TABLE), (car, CASES["gymnasium"][1])],
+    ids=["pointmass2", "pusht", "gymnasium"],
+)
 def test_two_policies_meet_the_same_initial_states(make: Callable[..., Policy], recipe: Protocol) -> None:
     first, second = (by_index(rollout(make(seed), recipe, Split.REPORT, range(6), 4)) for seed in (0, 1))
     for index in range(6):

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
+from bet.envs.pointmass import PointMassVectorEnv
+from bet.envs.vector import RenderError
 from bet_ray.report import write_report
+from bet_ray.report.clips import clips
+from bet_ray.report.records import read_records
 from bet_ray.tuning import Status
 
 from .conftest import NewSweep
@@ -48,6 +52,19 @@ def page_of(run: Path) -> _Page:
 @pytest.fixture(scope="module")
 def page(finished: Path) -> str:
     return write_report(finished).read_text()
+
+
+def test_an_environment_that_cannot_be_drawn_has_a_report_without_videos(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_library(env: PointMassVectorEnv) -> None:
+        raise RenderError("pointmass2: cannot be drawn: pygame is not installed")
+
+    records = read_records(finished)
+    assert len(clips(records)) > 0
+    monkeypatch.setattr(PointMassVectorEnv, "render", no_library)
+    assert clips(records) == ()
+    assert "no videos in the report: pointmass2: cannot be drawn: pygame is not installed" in caplog.text
 
 
 def test_the_report_is_written_into_the_run_and_nothing_else_is(finished: Path) -> None:
