@@ -18,6 +18,12 @@ class PushTLayout(StrEnum):
     AGENT = "agent"  # agent x, y
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What people call each column, (dim,)."""
+        names = ("agent x", "agent y", "block x", "block y", "block cos", "block sin")
+        return names if self is PushTLayout.STATE else names[:2]
+
+    @property
     def low(self) -> NDArray[np.float32]:
         """Lower bound of each column, (dim,). Nominal, as gym-pusht's: a hard push can drive the block out."""
         return np.array({PushTLayout.STATE: [0, 0, 0, 0, -1, -1], PushTLayout.AGENT: [0, 0]}[self], dtype=np.float32)
@@ -45,3 +51,9 @@ def pusht_observations(states: NDArray[np.floating], layout: PushTLayout) -> NDA
             return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
         case PushTLayout.AGENT:
             return states[:, :2].astype(np.float32)
+
+
+def pusht_states(observations: NDArray[np.floating]) -> NDArray[np.float64]:
+    """States (n, 5), angles in [0, 2 pi), of observations (n, 6) through the layout `state`."""
+    angles = np.arctan2(observations[:, 5], observations[:, 4], dtype=np.float64) % (2 * np.pi)  # (n,)
+    return np.concatenate([observations[:, :4], angles[:, None]], axis=1, dtype=np.float64)

@@ -31,9 +31,27 @@ from bet.metrics import (
 from bet.oracles.pointmass import demonstrations
 from bet.protocol import Protocol
 from bet.trajectory import Trajectory
+from bet.views import View, pointmass_view, pusht_view
 
 DATA_DIR = "BET_DATA_DIR"  # where demonstrations live; `data` in the working directory when unset
 GENERATED_EPISODES = 2000  # point mass demonstrations made on the spot when no file is given
+PUSHT_PLACE = "pusht/pusht_cchi_v7_replay.zarr"  # below that folder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a task's demonstrations come from."""
+
+    source: str
+    """Who made them."""
+    licence: str | None
+    """None: nobody's, they are made on this machine."""
+    place: str | None
+    """Where they are looked for, below `data_root()`. None: they are made on the spot."""
+
+    @property
+    def path(self) -> Path | None:
+        return None if self.place is None else data_root() / self.place
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,9 @@ class Task:
     """One line for people."""
     layouts: tuple[str, ...]
     """Observation layouts, the default first."""
+    origin: Origin
+    view: Callable[[str], View]
+    """How people read the numbers of a layout."""
     protocol: Protocol
     outcome_type: type[Outcome]
     """Dataclass whose fields are the task's columns in the episode table."""
@@ -69,14 +90,18 @@ class Task:
         episodes = self._load(data)
         if episodes.task != self.name:
             raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
-        env = self.make_env(1, data.observation)
+        self.check(episodes, data.observation)
+        return episodes
+
+    def check(self, episodes: Episodes, layout: str) -> None:
+        """Raises `DataError` for dimensions other than this task's through a layout, `ConfigError` for no such one."""
+        env = self.make_env(1, layout)
         for what, array, space in (
             ("observations", episodes.observations, env.single_observation_space),
             ("actions", episodes.actions, env.single_action_space),
         ):
             if array.shape[1:] != space.shape:
                 raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
-        return episodes
 
     def _check_layout(self, layout: str) -> None:
         if layout not in self.layouts:
@@ -98,7 +123,7 @@ def get(name: str) -> Task:
 
 
 def _load_pusht(data: DataConfig) -> Episodes:
-    path = Path(data.path) if data.path else data_root() / "pusht" / "pusht_cchi_v7_replay.zarr"
+    path = Path(data.path) if data.path else data_root() / PUSHT_PLACE
     if not path.exists():
         raise DataError(
             f"{path}: no such demonstrations; set data.path=... or {DATA_DIR} to the folder that holds pusht/"
@@ -123,6 +148,8 @@ def _pointmass(version: PointMassVersion) -> Task:
         name=version.value,
         summary=f"walk a grid to a target by one of {len(version.maze.routes)} routes",
         layouts=("state",),
+        origin=Origin("a scripted demonstrator, as in the reproduction study", licence=None, place=None),
+        view=partial(pointmass_view, version),
         protocol=Protocol(
             name=f"{version.value}-v1",
             task=version.value,
@@ -148,6 +175,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 name="pusht",
                 summary="push a T-shaped block onto its goal with a round pusher",
                 layouts=tuple(PushTLayout),
+                origin=Origin("people, published with Diffusion Policy (Chi et al. 2023)", "MIT", PUSHT_PLACE),
+                view=pusht_view,
                 protocol=Protocol(
                     name="pusht-v1",
                     task="pusht",
