@@ -18,12 +18,6 @@ class PushTLayout(StrEnum):
     AGENT = "agent"  # agent x, y
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """What people call each column, (dim,)."""
-        names = ("agent x", "agent y", "block x", "block y", "block cos", "block sin")
-        return names if self is PushTLayout.STATE else names[:2]
-
-    @property
     def low(self) -> NDArray[np.float32]:
         """Lower bound of each column, (dim,). Nominal, as gym-pusht's: a hard push can drive the block out."""
         return np.array({PushTLayout.STATE: [0, 0, 0, 0, -1, -1], PushTLayout.AGENT: [0, 0]}[self], dtype=np.float32)
@@ -53,7 +47,12 @@ def pusht_observations(states: NDArray[np.floating], layout: PushTLayout) -> NDA
             return states[:, :2].astype(np.float32)
 
 
-def pusht_states(observations: NDArray[np.floating]) -> NDArray[np.float64]:
-    """States (n, 5), angles in [0, 2 pi), of observations (n, 6) through the layout `state`."""
-    angles = np.arctan2(observations[:, 5], observations[:, 4], dtype=np.float64) % (2 * np.pi)  # (n,)
-    return np.concatenate([observations[:, :4], angles[:, None]], axis=1, dtype=np.float64)
+def pusht_states(observations: NDArray[np.floating], layout: PushTLayout) -> NDArray[np.float64]:
+    """States (n, 5), angles in [0, 2 pi), that observations (n, dim) show: what `pusht_observations` takes back.
+
+    Exact but for the rounding of the observations. Raises `ValueError` for `agent`, which does not show the block.
+    """
+    if layout is PushTLayout.AGENT:
+        raise ValueError("the layout 'agent' does not show the block")
+    angles = np.arctan2(observations[:, 5:], observations[:, 4:5], dtype=np.float64) % (2 * np.pi)  # (n, 1)
+    return np.concatenate([observations[:, :4], angles], axis=1, dtype=np.float64)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pymunk
+from gymnasium import spaces
 
 from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean
 from bet.data.episodes import DataError, Episodes
@@ -31,7 +32,7 @@ from bet.metrics import (
 from bet.oracles.pointmass import demonstrations
 from bet.protocol import Protocol
 from bet.trajectory import Trajectory
-from bet.views import View, pointmass_view, pusht_view
+from bet.views import View, plain_view, pointmass_view, pusht_view
 
 DATA_DIR = "BET_DATA_DIR"  # where demonstrations live; `data` in the working directory when unset
 GENERATED_EPISODES = 2000  # point mass demonstrations made on the spot when no file is given
@@ -63,9 +64,6 @@ class Task:
     """One line for people."""
     layouts: tuple[str, ...]
     """Observation layouts, the default first."""
-    origin: Origin
-    view: Callable[[str], View]
-    """How people read the numbers of a layout."""
     protocol: Protocol
     outcome_type: type[Outcome]
     """Dataclass whose fields are the task's columns in the episode table."""
@@ -77,6 +75,17 @@ class Task:
     primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
     _make_env: Callable[[int, str, int], SlotVectorEnv]
     _load: Callable[[DataConfig], Episodes]
+    origin: Origin | None = None
+    """None: it comes without demonstrations."""
+    _view: Callable[[str], View] | None = None
+
+    def view(self, layout: str) -> View:
+        """How people read the numbers of a layout. Raises `ConfigError` for an unknown one."""
+        self._check_layout(layout)
+        if self._view is not None:
+            return self._view(layout)
+        env = self.make_env(1, layout)
+        return plain_view(spaces.flatdim(env.single_observation_space), spaces.flatdim(env.single_action_space))
 
     def make_env(self, num_envs: int, observation: str | None = None, max_steps: int | None = None) -> SlotVectorEnv:
         """A vector environment with `num_envs` slots. Raises `ConfigError` for an unknown observation layout."""
@@ -148,8 +157,6 @@ def _pointmass(version: PointMassVersion) -> Task:
         name=version.value,
         summary=f"walk a grid to a target by one of {len(version.maze.routes)} routes",
         layouts=("state",),
-        origin=Origin("a scripted demonstrator, as in the reproduction study", licence=None, place=None),
-        view=partial(pointmass_view, version),
         protocol=Protocol(
             name=f"{version.value}-v1",
             task=version.value,
@@ -164,6 +171,8 @@ def _pointmass(version: PointMassVersion) -> Task:
         modes=MappingProxyType(dict(zip(route_labels(version), route_shares(version).tolist(), strict=True))),
         _make_env=partial(_pointmass_env, version),
         _load=partial(_load_pointmass, version),
+        origin=Origin("a scripted demonstrator, as in the reproduction study", licence=None, place=None),
+        _view=partial(pointmass_view, version),
     )
 
 
@@ -175,8 +184,6 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 name="pusht",
                 summary="push a T-shaped block onto its goal with a round pusher",
                 layouts=tuple(PushTLayout),
-                origin=Origin("people, published with Diffusion Policy (Chi et al. 2023)", "MIT", PUSHT_PLACE),
-                view=pusht_view,
                 protocol=Protocol(
                     name="pusht-v1",
                     task="pusht",
@@ -191,6 +198,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 modes=MappingProxyType({}),
                 _make_env=_pusht_env,
                 _load=_load_pusht,
+                origin=Origin("people; published with Diffusion Policy (Chi et al. 2023)", "MIT", PUSHT_PLACE),
+                _view=pusht_view,
             ),
             _pointmass(PointMassVersion.ONE),
             _pointmass(PointMassVersion.TWO),

@@ -24,7 +24,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.files import replacing
 from bet.losses import focal_loss, offset_loss
 from bet.model import Transformer
-from bet.normalizer import fit_normalizer
+from bet.normalizer import Normalizer, fit_normalizer
 from bet.policy import Policy
 
 _ORDER, _DROPOUT = 0, 1  # spawn keys of the two uses of train.seed beside the initial weights
@@ -91,6 +91,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> tuple[Normalizer, Tensor]:
+    """The actions' normaliser and bin centres (bins, act_dim), normalised, for episodes of which `train` are to train.
+
+    Raises `DataError` when there are fewer distinct actions than bins.
+    """
+    normalizer = fit_normalizer(train.actions, config.data.normalize)
+    fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
+    return normalizer, fit_codebook(normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed)
+
+
 class Training:
     """One training run, a step at a time.
 
@@ -104,11 +114,8 @@ class Training:
         self.device = _device(config.train.device)
         train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
-        action_normalizer = fit_normalizer(train.actions, config.data.normalize)
-        fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
-        centers = fit_codebook(
-            action_normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed
-        ).to(self.device)
+        action_normalizer, centers = fit_actions(config, episodes, train)
+        centers = centers.to(self.device)
 
         def tensors(part: Episodes) -> _Tensors:
             return _Tensors.build(

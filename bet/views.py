@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -19,18 +20,18 @@ class Meaning(Enum):
     PLACE = auto()
     """Where to go."""
     STEP = auto()
-    """The change of the first body's position."""
+    """The change of the whole observation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """Something that moves in the plane, as columns of an observation."""
+    """Something that moves in the plane, as columns of what `View.scene` gives."""
 
     name: str
     position: tuple[int, int]
     """Columns of x and y."""
-    heading: tuple[int, int] | None = None
-    """Columns of the cosine and sine of its angle."""
+    angle: int | None = None
+    """Column of its angle in radians, from x towards y."""
     outline: NDArray[np.float64] | None = None
     """Its corners (C, 2) at angle 0, seen from its position."""
 
@@ -48,6 +49,11 @@ class Plane:
     """Outlines (C, 2) of what stands still."""
 
 
+def unchanged(observations: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The scene that an observation itself is."""
+    return observations.astype(np.float64)
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """One observation layout of a task, and its actions."""
@@ -56,46 +62,60 @@ class View:
     """Names of the observation's columns, (obs_dim,)."""
     action_columns: tuple[str, ...]
     """Names of the action's, (act_dim,)."""
+    scene: Callable[[NDArray[np.float32]], NDArray[np.float64]] = unchanged
+    """Observations (n, obs_dim) -> what they tell of the simulator's state, (n, scene_dim)."""
+    complete: bool = False
+    """Whether that is all of the state, as the simulator's reset takes it."""
     plane: Plane | None = None
     """None: the task does not take place in a plane, and there are no bodies."""
     bodies: tuple[Body, ...] = ()
-    """What acts first."""
+    """The one that acts first."""
     meaning: Meaning | None = None
-    states: Callable[[NDArray[np.float32]], NDArray[np.float64]] | None = None
-    """Observations (n, obs_dim) -> states (n, state_dim) as a simulator takes them at reset. None: they do not tell."""
 
 
-def placed(outline: NDArray[np.float64], position: NDArray, heading: NDArray) -> NDArray[np.float64]:
-    """An outline (C, 2) moved to a position (2,) and turned by an angle with the cosine and sine `heading`, (2,)."""
-    cosine, sine = heading
-    return outline @ np.array([[cosine, sine], [-sine, cosine]]) + position
+def placed(outline: NDArray[np.float64], x: float, y: float, angle: float) -> NDArray[np.float64]:
+    """An outline (C, 2), turned by an angle in radians and moved."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return outline @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)
 
 
-def pusht_view(layout: str) -> View:
-    """PushT through one of its layouts."""
-    whole = PushTLayout(layout) is PushTLayout.STATE
-    goal = placed(OUTLINE, np.array(GOAL[:2]), np.array([np.cos(GOAL[2]), np.sin(GOAL[2])]))
-    block = Body("block", (2, 3), heading=(4, 5), outline=OUTLINE)
+def plain_view(obs_dim: int, act_dim: int) -> View:
+    """Numbers that nobody has named."""
     return View(
-        columns=PushTLayout(layout).columns,
-        action_columns=("target x", "target y"),
-        plane=Plane(0.0, PUSHT_SIZE, "pixels", y_down=True, landmarks=MappingProxyType({"goal": goal})),
-        bodies=(Body("agent", (0, 1)), block) if whole else (Body("agent", (0, 1)),),
-        meaning=Meaning.PLACE,
-        states=pusht_states if whole else None,
+        tuple(f"observation {column}" for column in range(obs_dim)),
+        tuple(f"action {column}" for column in range(act_dim)),
     )
 
 
-def pointmass_view(version: PointMassVersion, layout: str) -> View:
+def pusht_view(name: str) -> View:
+    """PushT through one of its layouts."""
+    layout = PushTLayout(name)
+    agent, block = Body("agent", (0, 1)), Body("block", (2, 3), angle=4, outline=OUTLINE)
+    points = [f"keypoint {point} {axis}" for point in range((layout.dim - 2) // 2) for axis in "xy"]
+    shown = ["block x", "block y", "block cos", "block sin"] if layout is PushTLayout.STATE else points
+    complete = layout is not PushTLayout.AGENT
+    landmarks = MappingProxyType({"goal": placed(OUTLINE, *GOAL)})
+    return View(
+        columns=("agent x", "agent y", *shown),
+        action_columns=("target x", "target y"),
+        scene=partial(pusht_states, layout=layout) if complete else unchanged,
+        complete=complete,
+        plane=Plane(0.0, PUSHT_SIZE, "pixels", y_down=True, landmarks=landmarks),
+        bodies=(agent, block) if complete else (agent,),
+        meaning=Meaning.PLACE,
+    )
+
+
+def pointmass_view(version: PointMassVersion, name: str) -> View:
     """Point mass through its only layout."""
     maze = version.maze
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
-    target = np.array(maze.target) + TARGET_RADIUS * corners
+    target = placed(TARGET_RADIUS * corners, *maze.target, angle=0.0)
     return View(
         columns=("x", "y"),
         action_columns=("step x", "step y"),
+        complete=True,
         plane=Plane(maze.low, maze.high, "cells", y_down=False, landmarks=MappingProxyType({"target": target})),
         bodies=(Body("point", (0, 1)),),
         meaning=Meaning.STEP,
-        states=lambda observations: observations.astype(np.float64),
     )

@@ -4,21 +4,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bet import tasks
 from bet.config import Split
-from bet.errors import UsageError
 from bet.policy import Policy
 from bet.rollout import EpisodeResult, Rollout, one_thread
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Job
 from bet_ray.results import episodes_table
-
-FPS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +64,3 @@ def compare(replay: Replay, policy: Policy, split: Split, run: Path) -> Match:
         return Match.SAME
     same_numerics = any(row["numerics"] == source.numerics for row in rows)
     return Match.DIFFERENT if same_numerics else Match.OTHER_NUMERICS
-
-
-def write_video(replay: Replay, path: Path) -> None:
-    """Write an mp4 (H.264) or a gif. Raises `UsageError` for another ending."""
-    if path.suffix not in (".mp4", ".gif"):
-        raise UsageError(f"{path}: a video is .mp4 or .gif")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = np.stack(replay.frames)
-    if path.suffix == ".gif":
-        iio.imwrite(path, frames, duration=1000 / FPS, loop=0)
-    else:
-        iio.imwrite(path, frames, fps=FPS, codec="libx264")

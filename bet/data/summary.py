@@ -105,8 +105,6 @@ def paths_of(episodes: Episodes, view: View) -> list[NDArray[np.float32]]:
     for start, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
         path = episodes.observations[start:end]
         if view.meaning is Meaning.STEP:
-            after = path[-1:].copy()
-            after[:, view.bodies[0].position] += episodes.actions[end - 1]
-            path = np.concatenate([path, after])
+            path = np.concatenate([path, path[-1:] + episodes.actions[end - 1 : end]])
         found.append(path)
     return found

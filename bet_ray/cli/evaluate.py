@@ -98,14 +98,20 @@ def replay(
     from bet.policy import Policy
     from bet_ray import replay as replays
     from bet_ray.evaluation import run_of
+    from bet_ray.video import check_ending, write_video
 
+    if video is not None:
+        check_ending(video)
     policy = Policy.load(run)
     task = tasks.get(policy.config.task)
     replayed = replays.replay(policy, _split(split), episode)
     result = replayed.result
+    end = result.end.value if result.success else f"no success, {result.end.value}"
+    # Where modes are named, the primary metric is one of many episodes; a single one succeeds or does not.
+    score = "" if task.modes else f", {task.protocol.primary} {result.primary:.3f}"
     console.print(
-        f"{task.name} · {split} episode {episode} · {result.end.value} after {result.length} steps · "
-        f"{task.protocol.primary} share {result.primary:.3f}, return {result.total_reward:.2f}"
+        f"{task.name} · {split} episode {episode} · {end} after {result.length} steps{score}, "
+        f"return {result.total_reward:.2f}"
     )
     for name, value in vars(result.outcome).items() if result.outcome else ():
         console.print(f"  {name}: {value}")
@@ -114,7 +120,7 @@ def replay(
         console.print(f"  bins drawn: {' '.join(map(str, bins[:24]))}{' …' if len(bins) > 24 else ''}")
     console.print(f"  {replays.compare(replayed, policy, _split(split), run_of(run)).value}")
     if video is not None:
-        replays.write_video(replayed, video)
+        write_video(replayed.frames, video)
         console.print(f"{len(replayed.frames)} frames in {video}")
 
 

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from bet.config import Split
 from bet.policy import Policy
-from bet_ray.replay import replay, write_video
+from bet_ray.replay import replay
 from bet_ray.report.records import Records
+from bet_ray.video import write_video
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _clip(policy: Policy, title: str, index: int) -> Clip:
     replayed = replay(policy, Split.REPORT, index)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(replayed, path)
+        write_video(replayed.frames, path)
         mp4 = b64encode(path.read_bytes()).decode()
     result = replayed.result
     return Clip(title, index, result.length, result.primary, mp4)
