@@ -404,6 +404,18 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{key}: {message}" if key else message
 
 
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A config with dotted settings over it. Raises `ConfigError` for an unknown key or a value out of range."""
+    tree = config.model_dump()
+    for key, value in settings.items():
+        section, _, name = full_key(key).rpartition(".")
+        (tree[section] if section else tree)[name] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(validation_message(error, Config)) from error
+
+
 def make_config(task: str, *layers: Mapping[str, Any]) -> Config:
     """The preset of a task with layers of dotted settings over it, the last one strongest.
 

@@ -45,3 +45,14 @@ def pusht_observations(states: NDArray[np.floating], layout: PushTLayout) -> NDA
             return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
         case PushTLayout.AGENT:
             return states[:, :2].astype(np.float32)
+
+
+def pusht_states(observations: NDArray[np.floating], layout: PushTLayout) -> NDArray[np.float64]:
+    """States (n, 5), angles in [0, 2 pi), that observations (n, dim) show: what `pusht_observations` takes back.
+
+    Exact but for the rounding of the observations. Raises `ValueError` for `agent`, which does not show the block.
+    """
+    if layout is PushTLayout.AGENT:
+        raise ValueError("the layout 'agent' does not show the block")
+    angles = np.arctan2(observations[:, 5:], observations[:, 4:5], dtype=np.float64) % (2 * np.pi)  # (n, 1)
+    return np.concatenate([observations[:, :4], angles], axis=1, dtype=np.float64)

@@ -5,7 +5,6 @@ the forward runs at the protocol's batch size, and a reset leaves nothing behind
 what ran in them before and in which order episodes start never shows in a result.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +19,7 @@ from bet.config import BinSource, Split
 from bet.errors import UsageError
 from bet.metrics import Outcome
 from bet.policy import DRAW, Policy
-from bet.protocol import Protocol, episode_randomness
+from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
 from bet.trajectory import Trajectory
 
 
@@ -57,20 +56,14 @@ class EpisodeResult:
 class Rollout:
     """Episodes of one policy under one protocol in `slots` slots.
 
-    `start` fills free slots, `step` advances every running one and returns what finished. `starts` (S, state_dim) are
-    the states to begin in, where the protocol has any. Raises `UsageError` when policy and protocol do not fit.
+    `start` fills free slots, `step` advances every running one and returns what finished. Raises `UsageError` when
+    policy and protocol do not fit.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        protocol: Protocol,
-        split: Split,
-        slots: int,
-        starts: NDArray[np.float64] | None = None,
-    ) -> None:
-        self.policy, self.protocol, self.split, self.starts = policy, protocol, split, starts
-        if (None if starts is None else states_digest(starts)) != protocol.starts:
+    def __init__(self, policy: Policy, recipe: Recipe, split: Split, slots: int) -> None:
+        protocol, self._starts = recipe.protocol, recipe.starts
+        self.policy, self.protocol, self.split = policy, protocol, split
+        if (None if self._starts is None else states_digest(self._starts)) != protocol.starts:
             raise ValueError("the protocol begins episodes in other states than those given")
         self._window = protocol.window or policy.window
         if self._window > policy.window:
@@ -120,10 +113,10 @@ class Rollout:
         mask = np.zeros(len(self._index), dtype=bool)
         mask[slots] = True
         options: dict[str, Any] = {"reset_mask": mask}
-        if self.starts is not None:
+        if self._starts is not None:
             options["states"] = np.zeros((len(mask), self.env.state_dim))
-            drawn = [np.random.default_rng(int(seed)).integers(len(self.starts)) for seed in self._seed[slots]]
-            options["states"][slots] = self.starts[drawn]
+            drawn = [np.random.default_rng(int(seed)).integers(len(self._starts)) for seed in self._seed[slots]]
+            options["states"][slots] = self._starts[drawn]
         observations, _ = self.env.reset(seed=seeds, options=options)
         self._observations[slots, 0] = observations[slots]
 
@@ -206,13 +199,6 @@ class Rollout:
         )
 
 
-def states_digest(states: NDArray[np.float64]) -> str:
-    """sha256 of states to begin in, (S, state_dim), as a protocol names them."""
-    sha = hashlib.sha256(repr(states.shape).encode())
-    sha.update(np.ascontiguousarray(states, dtype="<f8").tobytes())
-    return sha.hexdigest()
-
-
 def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> EpisodeResult:
     """The row of an episode that could not be finished: no success, nothing scored."""
     seed, _ = episode_randomness(protocol, split, index)
@@ -220,16 +206,11 @@ def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> Epi
 
 
 def rollout(
-    policy: Policy,
-    protocol: Protocol,
-    split: Split,
-    indices: Iterable[int],
-    slots: int,
-    starts: NDArray[np.float64] | None = None,
+    policy: Policy, recipe: Recipe, split: Split, indices: Iterable[int], slots: int
 ) -> Iterator[EpisodeResult]:
     """Run the episodes of the given indices in this process, yielding each as it finishes."""
     waiting = list(indices)[::-1]
-    engine = Rollout(policy, protocol, split, slots, starts)
+    engine = Rollout(policy, recipe, split, slots)
     try:
         while waiting or engine.running:
             engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])

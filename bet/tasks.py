@@ -16,7 +16,7 @@ import pymunk
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean, is_gymnasium_id, unknown_task
+from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
 from bet.data.episodes import DataError, Episodes
 from bet.data.pusht_zarr import load_pusht_zarr
 from bet.data.store import load_episodes
@@ -38,11 +38,29 @@ from bet.metrics import (
     success_primary,
 )
 from bet.oracles.pointmass import demonstrations
-from bet.protocol import Protocol
+from bet.protocol import Protocol, Recipe, states_digest
 from bet.trajectory import Trajectory
+from bet.views import View, plain_view, pointmass_view, pusht_view
 
 DATA_DIR = "BET_DATA_DIR"  # where demonstrations live; `data` in the working directory when unset
 GENERATED_EPISODES = 2000  # point mass demonstrations made on the spot when no file is given
+PUSHT_PLACE = "pusht/pusht_cchi_v7_replay.zarr"  # below that folder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a task's demonstrations come from."""
+
+    source: str
+    """Who made them."""
+    licence: str | None
+    """None: nobody's, they are made on this machine."""
+    place: str | None
+    """Where they are looked for, below `data_root()`. None: they are made on the spot."""
+
+    @property
+    def path(self) -> Path | None:
+        return None if self.place is None else data_root() / self.place
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,9 @@ class Task:
     primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
     _make_env: Callable[[int, str, int], SlotVectorEnv]
     _load: Callable[[DataConfig], Episodes]
+    origin: Origin | None = None
+    """None: it comes without demonstrations."""
+    _view: Callable[[str], View] | None = None
     strict_boxes: bool = False
     """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
 
@@ -73,6 +94,14 @@ class Task:
         """Names of the environment's signals."""
         with closing(self.make_env(1)) as env:
             return env.signals
+
+    def view(self, layout: str) -> View:
+        """How people read the numbers of a layout. Raises `ConfigError` for an unknown one."""
+        self._check_layout(layout)
+        if self._view is not None:
+            return self._view(layout)
+        with closing(self.make_env(1, layout)) as env:
+            return plain_view(spaces.flatdim(env.single_observation_space), spaces.flatdim(env.single_action_space))
 
     def make_env(self, num_envs: int, observation: str | None = None, max_steps: int | None = None) -> SlotVectorEnv:
         """A vector environment with `num_envs` slots. Raises `ConfigError` for an unknown observation layout."""
@@ -86,7 +115,12 @@ class Task:
         episodes = self._load(data)
         if episodes.task != self.name:
             raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
-        with closing(self.make_env(1, data.observation)) as env:
+        self.check(episodes, data.observation)
+        return episodes
+
+    def check(self, episodes: Episodes, layout: str) -> None:
+        """Raises `DataError` for numbers that are not this task's through a layout, `ConfigError` for no such one."""
+        with closing(self.make_env(1, layout)) as env:
             both = (
                 ("observations", episodes.observations, env.single_observation_space),
                 ("actions", episodes.actions, env.single_action_space),
@@ -97,7 +131,32 @@ class Task:
             if self.strict_boxes:
                 assert isinstance(space, spaces.Box)
                 _check_inside(array, space, f"{episodes.source}: {what}")
-        return episodes
+
+    def recipe(self, wanted: EvalConfig, data: DataConfig) -> Recipe:
+        """The evaluation that the settings name; `data` are the demonstrations, for where they begin.
+
+        Raises `ConfigError` for another task's protocol, or where demonstrations do not tell the simulator's state.
+        """
+        if wanted.protocol not in (None, self.protocol.name):
+            guess = did_you_mean(str(wanted.protocol), [self.protocol.name])
+            raise ConfigError(f"eval.protocol: {self.name} has no protocol {wanted.protocol!r}{guess}")
+        starts = self._demonstrated_starts(data) if wanted.start is Start.DEMONSTRATIONS else None
+        changes = {
+            "window": wanted.window,
+            "hold_bins": wanted.hold_bins,
+            "bins": wanted.bins,
+            "starts": None if starts is None else states_digest(starts),
+        }
+        return Recipe(self.protocol.model_copy(update=changes), starts)
+
+    def _demonstrated_starts(self, data: DataConfig) -> NDArray[np.float64]:
+        """The simulator's state at the beginning of every demonstration, (E, state_dim)."""
+        for layout in self.layouts:
+            view = self.view(layout)
+            if view.complete:
+                episodes = self.load(data.model_copy(update={"observation": layout}))
+                return view.scene(episodes.observations[episodes.episode_starts])
+        raise ConfigError(f"eval.start: demonstrations of {self.name} do not tell the simulator's state")
 
     def _check_layout(self, layout: str) -> None:
         if layout not in self.layouts:
@@ -134,7 +193,7 @@ def _check_inside(array: NDArray[np.float32], box: spaces.Box, what: str) -> Non
 
 
 def _load_pusht(data: DataConfig) -> Episodes:
-    path = Path(data.path) if data.path else data_root() / "pusht" / "pusht_cchi_v7_replay.zarr"
+    path = Path(data.path) if data.path else data_root() / PUSHT_PLACE
     if not path.exists():
         raise DataError(
             f"{path}: no such demonstrations; set data.path=... or {DATA_DIR} to the folder that holds pusht/"
@@ -173,6 +232,8 @@ def _pointmass(version: PointMassVersion) -> Task:
         modes=MappingProxyType(dict(zip(route_labels(version), route_shares(version).tolist(), strict=True))),
         _make_env=partial(_pointmass_env, version),
         _load=partial(_load_pointmass, version),
+        origin=Origin("a scripted demonstrator, as in the reproduction study", licence=None, place=None),
+        _view=partial(pointmass_view, version),
     )
 
 
@@ -236,6 +297,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 modes=MappingProxyType({}),
                 _make_env=_pusht_env,
                 _load=_load_pusht,
+                origin=Origin("people; published with Diffusion Policy (Chi et al. 2023)", "MIT", PUSHT_PLACE),
+                _view=pusht_view,
             ),
             _pointmass(PointMassVersion.ONE),
             _pointmass(PointMassVersion.TWO),

@@ -27,7 +27,7 @@ from bet.files import replacing
 from bet.losses import focal_loss, offset_loss
 from bet.model import Model, Padding
 from bet.noise import Noise
-from bet.normalizer import fit_normalizer
+from bet.normalizer import Normalizer, fit_normalizer
 from bet.policy import Policy
 from bet.priors import make_model
 from bet.workers import ALONE, Workers
@@ -101,6 +101,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> tuple[Normalizer, Tensor]:
+    """The actions' normaliser and bin centres (bins, act_dim), normalised, for episodes of which `train` are to train.
+
+    Raises `DataError` when there are fewer distinct actions than bins.
+    """
+    normalizer = fit_normalizer(train.actions, config.data.normalize)
+    fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
+    return normalizer, fit_codebook(normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed)
+
+
 class Training:
     """One training run, a step at a time.
 
@@ -119,11 +129,8 @@ class Training:
             raise UsageError(f"train.precision: tf32 is arithmetic of CUDA devices, not of {self.device.type!r}")
         train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
-        action_normalizer = fit_normalizer(train.actions, config.data.normalize)
-        fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
-        centers = fit_codebook(
-            action_normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed
-        ).to(self.device)
+        action_normalizer, centers = fit_actions(config, episodes, train)
+        centers = centers.to(self.device)
 
         def tensors(part: Episodes) -> _Tensors:
             return _Tensors.build(

@@ -1,18 +1,20 @@
 """Evaluate one policy on the pool, into the ledger."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bet import tasks
-from bet.config import ConfigError, Split, did_you_mean
+from bet.config import ConfigError, Split, changed
 from bet.errors import UsageError
 from bet.measure import Measurement, measure
 from bet.policy import Policy
-from bet.protocol import Protocol
+from bet.protocol import Recipe
 from bet.tasks import Task
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Finished, Job, Pool
@@ -29,13 +31,19 @@ class MixedNumericsError(UsageError):
     """Rows of different numerics would share a table."""
 
 
-def protocol_named(task: Task, name: str | None) -> Protocol:
-    """The task's protocol of a name; None is its own. Raises `ConfigError`."""
-    if name not in (None, task.protocol.name):
-        raise ConfigError(
-            f"eval.protocol: {task.name} has no protocol {name!r}{did_you_mean(str(name), [task.protocol.name])}"
-        )
-    return task.protocol
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
+
+
+def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recipe:
+    """How a policy is evaluated: the settings it was trained with, and dotted ones over them.
+
+    Raises `ConfigError` for a setting that is not of the evaluation, or out of range.
+    """
+    for key in settings:
+        if not key.startswith("eval.") and key != "data.path":
+            raise ConfigError(f"{key}: the policy is trained; an evaluation takes settings of eval. (and data.path)")
+    config = changed(policy.config, settings)
+    return tasks.get(config.task).recipe(config.eval, config.data)
 
 
 def evaluate(
@@ -46,7 +54,7 @@ def evaluate(
     slots: int = 32,
     out: str | Path | None = None,
     split: Split | str = Split.REPORT,
-    protocol: str | None = None,
+    settings: Mapping[str, Any] = NO_CHANGES,
     trajectories: bool = False,
     allow_mixed_numerics: bool = False,
     progress: Progress | None = None,
@@ -54,11 +62,12 @@ def evaluate(
     """Roll out episodes 0..episodes-1 of a policy and return their rows, as in `episodes/*.parquet`, by index.
 
     `path` is a run or policy directory. With `out`, a run directory, finished episodes are recorded as they come and
-    those already there are not run again. Raises `PolicyError`, `ConfigError`, `PoolError`, `MixedNumericsError`.
+    those already there are not run again. `settings` are dotted `eval.*` settings over those the policy was trained
+    with. Raises `PolicyError`, `ConfigError`, `PoolError`, `MixedNumericsError`.
     """
     policy = Policy.load(path)
     task = tasks.get(policy.config.task)
-    recipe = protocol_named(task, protocol or policy.config.eval.protocol)
+    recipe = recipe_of(policy, settings)
     job = Job.of(policy, recipe, Split(split), keep_trajectories=trajectories)
     ledger = None if out is None else Ledger(Path(out), task)
     recorded = None if ledger is None else ledger.of(job.source)
@@ -82,10 +91,10 @@ def evaluate(
                     booked.flush_if_due()
                     if progress:
                         progress(before + booked.total, episodes, before)
-            finally:
+            finally:  # also after Ctrl-C: what finished is in the published table
                 booked.flush()
-    if ledger is not None:
-        ledger.compact()
+                if ledger is not None:
+                    ledger.compact()
     table = unique_rows(pa.concat_tables(collected))
     return table.filter(pc.field("index") < episodes)
 

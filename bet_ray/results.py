@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bet.config import Split
 from bet.files import replacing
+from bet.policy import Policy
+from bet.protocol import Protocol
 from bet.rollout import EpisodeResult
 from bet.tasks import Task
 
@@ -132,6 +135,18 @@ class EpisodeSource:
     task: str
     protocol: str
     train_seed: int
+
+    @classmethod
+    def of(cls, policy: Policy, protocol: Protocol, split: Split) -> "EpisodeSource":
+        return cls(
+            policy_digest=policy.digest,
+            protocol_digest=protocol.digest,
+            numerics=policy.numerics,
+            split=split.value,
+            task=protocol.task,
+            protocol=protocol.name,
+            train_seed=policy.config.train.seed,
+        )
 
     @property
     def key(self) -> dict[str, str]:

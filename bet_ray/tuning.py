@@ -31,7 +31,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import TrainingDivergedError
-from bet_ray.evaluation import measurement, protocol_named
+from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.pool import Job
 from bet_ray.results import trials_schema, write_table
@@ -236,7 +236,9 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
         for key in [key for key, equal in same.items() if not equal]:
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
         (run / "trials.parquet").unlink(missing_ok=True)  # by it readers know that the search is over
-    write_manifest(run, "sweep", sweep.task, {"sweep": asked, "dataset_digest": dataset_digest})
+    config = sweep.config({})
+    protocol = tasks.get(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
+    write_manifest(run, "sweep", sweep.task, {"sweep": asked, "protocol": protocol, "dataset_digest": dataset_digest})
 
 
 def _search(
@@ -399,10 +401,9 @@ def _train_to(seed_run: SeedRun, epoch: int) -> Job:
 
 def _job(policy: Policy, split: Split) -> Job:
     task = tasks.get(policy.config.task)
-    protocol = protocol_named(task, policy.config.eval.protocol)
     # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
     keep = bool(task.modes) and split is Split.REPORT
-    return Job.of(policy, protocol, split, keep_trajectories=keep)
+    return Job.of(policy, recipe_of(policy), split, keep_trajectories=keep)
 
 
 def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: list[pa.Table]) -> Rung:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from threading import Timer
 
 from rich.console import Console
 from rich.progress import (
@@ -38,8 +39,8 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar with count, rate and time left, on stderr; silent where that is not a terminal."""
+def progress_bar(delay: float = 0.0) -> Iterator[Progress]:
+    """A bar with count, rate and time left, on stderr; silent where that is not a terminal, or for `delay` seconds."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,8 +50,15 @@ def progress_bar() -> Iterator[Progress]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    bar = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+    appear = Timer(delay, bar.start)
+    appear.start()
+    try:
         yield bar
+    finally:
+        appear.cancel()
+        appear.join()
+        bar.stop()
 
 
 def run_directory(out: Path | None, name: str, resume: bool) -> Path:

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from bet.config import Split
 from bet.envs.vector import RenderError
 from bet.policy import Policy
-from bet_ray.replay import replay, write_video
+from bet_ray.evaluation import recipe_of
+from bet_ray.replay import replay
 from bet_ray.report.records import Records
+from bet_ray.video import write_video
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +65,10 @@ def _chosen(rows: pa.Table) -> list[tuple[str, int]]:
 
 
 def _clip(policy: Policy, title: str, index: int) -> Clip:
-    replayed = replay(policy, Split.REPORT, index)
+    replayed = replay(policy, recipe_of(policy), Split.REPORT, index)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(replayed, path)
+        write_video(replayed.frames, path, replayed.fps)
         mp4 = b64encode(path.read_bytes()).decode()
     result = replayed.result
     return Clip(title, index, result.length, result.primary, mp4)
