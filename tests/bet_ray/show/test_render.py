@@ -1,6 +1,7 @@
 """The page is one file that loads nothing, with figures, numbers and a video inside."""
 
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -14,7 +15,8 @@ from bet.data.episodes import Episodes
 from bet.data.summary import routes_taken
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
-from bet_ray.show import show
+from bet_ray.show import figures, show
+from bet_ray.show.compute import find
 
 from ..pages import Page, assert_self_contained
 
@@ -117,3 +119,22 @@ def test_a_hostile_file_name_is_shown_not_obeyed(tmp_path: Path) -> None:
     assert HOSTILE in found.text
     assert not any("onerror" in attributes for _, attributes in found.tags)
     assert "<script>alert" not in text.replace(get_plotlyjs(), "")
+
+
+def test_numbers_that_nobody_has_named_are_shown_without_a_plane(tmp_path: Path) -> None:
+    nameless = replace(tasks.get("pusht"), _view=None)
+    config = make_config("pusht", {"codebook.bins": 4})
+    shown = show(pusht("state"), nameless, config, tmp_path)
+    text = shown.page.read_text()
+    assert_self_contained(text)
+    assert "does not tell the simulator's whole state" in shown.no_video
+    assert plots(text) == 4  # bins, histograms, lengths, traces
+    assert '"text":"observation 5"' in text
+
+
+def test_bins_of_actions_that_are_not_flat_are_shown_by_their_shares() -> None:
+    found = find(EPISODES, TASK, CONFIG, (0,))
+    figure = figures.bins_figure(replace(found, density=None))
+    (bars,) = figure.to_dict()["data"]
+    assert found.bins is not None
+    assert list(bars["y"]) == sorted(found.bins.shares, reverse=True)
