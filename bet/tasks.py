@@ -158,6 +158,11 @@ class Task:
                 return view.scene(episodes.observations[episodes.episode_starts])
         raise ConfigError(f"eval.start: demonstrations of {self.name} do not tell the simulator's state")
 
+    def layout_of(self, episodes: Episodes) -> str:
+        """The layout with as many columns as the observations; the default one where none has."""
+        columns = episodes.observations.shape[1]
+        return next((name for name in self.layouts if len(self.view(name).columns) == columns), self.layouts[0])
+
     def _check_layout(self, layout: str) -> None:
         if layout not in self.layouts:
             raise ConfigError(
@@ -232,7 +237,7 @@ def _pointmass(version: PointMassVersion) -> Task:
         modes=MappingProxyType(dict(zip(route_labels(version), route_shares(version).tolist(), strict=True))),
         _make_env=partial(_pointmass_env, version),
         _load=partial(_load_pointmass, version),
-        origin=Origin("a scripted demonstrator, as in the reproduction study", licence=None, place=None),
+        origin=Origin("a scripted demonstrator", licence=None, place=None),
         _view=partial(pointmass_view, version),
     )
 
@@ -297,7 +302,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 modes=MappingProxyType({}),
                 _make_env=_pusht_env,
                 _load=_load_pusht,
-                origin=Origin("people; published with Diffusion Policy (Chi et al. 2023)", "MIT", PUSHT_PLACE),
+                origin=Origin("people (Diffusion Policy, Chi et al. 2023)", "MIT", PUSHT_PLACE),
                 _view=pusht_view,
             ),
             _pointmass(PointMassVersion.ONE),

@@ -76,8 +76,8 @@ class Episodes:
             rows = np.flatnonzero(~np.isfinite(getattr(self, name)).all(axis=1))
             numbers, first, counts = np.unique(ends.searchsorted(rows, "right"), return_index=True, return_counts=True)
             for episode, row, count in zip(numbers, rows[first], counts, strict=True):
-                others = f", nor are {count - 1} more of the episode's" if count > 1 else ""
-                yield f"{name} row {row} (episode {episode}) is not finite{others}"
+                more = f", and {count - 1} more in the episode" if count > 1 else ""
+                yield f"{name} row {row} (episode {episode}) is not finite{more}"
 
     def __len__(self) -> int:
         """Number of episodes."""

@@ -124,6 +124,10 @@ def test_an_unknown_split_is_refused(trained: Path, refused: Refused) -> None:
         assert "no split 'reports'; did you mean 'report'?" in refused(command, trained, "--split", "reports")
 
 
+def test_a_video_with_another_ending_is_refused_before_the_policy_is_loaded(refused: Refused) -> None:
+    assert "v.avi: a video is .mp4 or .gif" in refused("replay", "nowhere", "--video", "v.avi")
+
+
 def test_a_training_is_not_resumed_with_other_settings(trained: Path, refused: Refused) -> None:
     assert "cannot resume with other settings" in refused("train", "pointmass2", "bins=5", "--out", trained, "--resume")
 
@@ -145,7 +149,7 @@ def test_help_does_not_wait_for_torch_or_ray() -> None:
 def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     data, run, video = tmp_path / "d.parquet", tmp_path / "run", tmp_path / "v.gif"
     assert bet_ray("data", "generate", "pointmass1", "--episodes", "200", "--out", data).returncode == 0
-    assert "200 demonstrations" in bet_ray("data", "info", "pointmass1", data).stdout
+    assert "200 demonstrations" in bet_ray("data", "info", data).stdout
     trained = bet_ray("train", "pointmass1", f"data.path={data}", "train.epochs=2", "--out", run)
     assert trained.returncode == 0, trained.stderr
     assert f"next: bet-ray eval {run}" in trained.stdout
@@ -158,7 +162,8 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     assert video.read_bytes()[:3] == b"GIF"
     row = pq.read_table(run / "episodes").to_pylist()[3]
     assert "the same as the recorded row, to the last bit" in replayed.stdout
-    assert f"{row['end']} after {row['length']} steps" in replayed.stdout
+    end = row["end"] if row["success"] else f"no success, {row['end']}"
+    assert f"report episode 3 · {end} after {row['length']} steps, return {row['return']:.2f}" in replayed.stdout
 
 
 LINE = """
