@@ -10,9 +10,8 @@ from types import MappingProxyType
 import pymunk
 
 from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean
+from bet.data import formats
 from bet.data.episodes import DataError, Episodes
-from bet.data.pusht_zarr import load_pusht_zarr
-from bet.data.store import load_episodes
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import SlotVectorEnv
@@ -103,11 +102,13 @@ def _load_pusht(data: DataConfig) -> Episodes:
         raise DataError(
             f"{path}: no such demonstrations; set data.path=... or {DATA_DIR} to the folder that holds pusht/"
         )
-    return load_pusht_zarr(path, PushTLayout(data.observation))
+    return formats.load(path, data.observation)
 
 
 def _load_pointmass(version: PointMassVersion, data: DataConfig) -> Episodes:
-    return load_episodes(Path(data.path)) if data.path else demonstrations(version, GENERATED_EPISODES, seed=0)
+    if data.path:
+        return formats.load(Path(data.path), data.observation)
+    return demonstrations(version, GENERATED_EPISODES, seed=0)
 
 
 def _pusht_env(num_envs: int, observation: str, max_steps: int) -> SlotVectorEnv:

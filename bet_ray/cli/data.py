@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from bet_ray.cli import convert
 from bet_ray.cli.console import console
 
 app = typer.Typer(help="Make and look at demonstrations.", no_args_is_help=True)
+app.command(epilog=convert.EXAMPLES)(convert.convert)
 
 
 @app.command(epilog="Example: `bet-ray data generate pointmass2 --episodes 2000 --out data/pointmass2.parquet`")
