@@ -1,9 +1,9 @@
 """Where `bet.layouts.KEYPOINTS9` comes from. `python -m benchmarks.fit_keypoints [replay buffer]`
 
-Every frame's keypoints in the published replay buffer are turned back into the block's frame. Some frames recorded the pose a moment apart from the
-keypoints, so the median over frames comes first, then the mean over the frames that agree with it. Diffusion Policy
-drew each point as a whole pixel plus uniform(0, 1) from NumPy's `default_rng(0)`, after one integer from the same
-generator; the fractions are recognised as these draws, which makes the points exact.
+Every frame's keypoints in the published replay buffer are turned back into the block's frame. Some frames recorded the
+pose a moment apart from the keypoints, so the median over frames comes first, then the mean over the frames that agree
+with it. Diffusion Policy drew each point as a whole pixel plus uniform(0, 1) from NumPy's `default_rng(0)`, after one
+integer from the same generator; the fractions are recognised as these draws, which makes the points exact.
 """
 
 import sys

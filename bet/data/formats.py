@@ -96,7 +96,7 @@ def load(path: Path, observation: str | None = None) -> Episodes:
 
 def save(episodes: Episodes, path: Path, to: DataFormat) -> None:
     """Write demonstrations in a format. Raises `DataError` when it cannot hold them, and when something is there."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.exists() and (to is DataFormat.PARQUET or path.is_file() or any(path.iterdir())):
         raise DataError(f"{path}: already there; remove it or choose another name")
     match to:
         case DataFormat.PARQUET:

@@ -46,7 +46,7 @@ def save_lerobot(episodes: Episodes, path: Path, version: LeRobotVersion) -> Non
     if layout not in _LAYOUTS:
         known = " and ".join(repr(layout.value) for layout in _LAYOUTS)
         raise DataError(
-            f"{episodes.source}: has layout {layout.value!r}; LeRobot's PushT holds {known}: load it as one"
+            f"{episodes.source}: has layout {layout.value!r}; LeRobot's PushT holds {known}: choose one as observation"
         )
     features, table = _features(layout), _steps(episodes, layout)
     statistics = [_statistics(part) for part in _episodes_of(table, episodes)]
