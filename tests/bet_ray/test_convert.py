@@ -74,3 +74,10 @@ def test_nothing_is_overwritten_not_even_by_itself(convert: Convert, source: Pat
     assert code == 2
     assert "already there" in text
     assert detect(source) is DataFormat.LEROBOT_V21
+
+
+def test_the_help_names_every_format(convert: Convert) -> None:
+    code, text = convert("--help")
+    assert code == 0
+    for kind in DataFormat:
+        assert kind.value in text
