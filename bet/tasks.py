@@ -17,9 +17,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
+from bet.data import formats
 from bet.data.episodes import DataError, Episodes
-from bet.data.pusht_zarr import load_pusht_zarr
-from bet.data.store import load_episodes
 from bet.envs.gym import GymVectorEnv, registered
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
@@ -116,21 +115,23 @@ class Task:
         if episodes.task != self.name:
             raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
         self.check(episodes, data.observation)
+        if self.strict_boxes:
+            for what, array, space in self._numbers(episodes, data.observation):
+                _check_inside(array, space, f"{episodes.source}: {what}")
         return episodes
 
     def check(self, episodes: Episodes, layout: str) -> None:
         """Raises `DataError` for numbers that are not this task's through a layout, `ConfigError` for no such one."""
-        with closing(self.make_env(1, layout)) as env:
-            both = (
-                ("observations", episodes.observations, env.single_observation_space),
-                ("actions", episodes.actions, env.single_action_space),
-            )
-        for what, array, space in both:
+        for what, array, space in self._numbers(episodes, layout):
             if array.shape[1:] != space.shape:
                 raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
-            if self.strict_boxes:
-                assert isinstance(space, spaces.Box)
-                _check_inside(array, space, f"{episodes.source}: {what}")
+
+    def _numbers(self, episodes: Episodes, layout: str) -> list[tuple[str, NDArray[np.float32], spaces.Box]]:
+        """Observations and actions, each with its name and the simulator's box for it."""
+        with closing(self.make_env(1, layout)) as env:
+            boxes = env.single_observation_space, env.single_action_space
+        both = zip(("observations", "actions"), (episodes.observations, episodes.actions), boxes, strict=True)
+        return [(what, array, box) for what, array, box in both if isinstance(box, spaces.Box)]
 
     def recipe(self, wanted: EvalConfig, data: DataConfig) -> Recipe:
         """The evaluation that the settings name; `data` are the demonstrations, for where they begin.
@@ -203,11 +204,13 @@ def _load_pusht(data: DataConfig) -> Episodes:
         raise DataError(
             f"{path}: no such demonstrations; set data.path=... or {DATA_DIR} to the folder that holds pusht/"
         )
-    return load_pusht_zarr(path, PushTLayout(data.observation))
+    return formats.load(path, data.observation)
 
 
 def _load_pointmass(version: PointMassVersion, data: DataConfig) -> Episodes:
-    return load_episodes(Path(data.path)) if data.path else demonstrations(version, GENERATED_EPISODES, seed=0)
+    if data.path:
+        return formats.load(Path(data.path), data.observation)
+    return demonstrations(version, GENERATED_EPISODES, seed=0)
 
 
 def _pusht_env(num_envs: int, observation: str, max_steps: int) -> SlotVectorEnv:
@@ -248,7 +251,7 @@ def _load_gymnasium(env_id: str, data: DataConfig) -> Episodes:
             f"data.path: {env_id} comes without demonstrations; write yours with bet.data.store.save_episodes "
             "and give data.path=FILE.parquet"
         )
-    return load_episodes(Path(data.path))
+    return formats.load(Path(data.path), data.observation)
 
 
 def _gymnasium_env(env_id: str, num_envs: int, observation: str, max_steps: int) -> SlotVectorEnv:

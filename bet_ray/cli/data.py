@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from bet_ray.cli import convert
 from bet_ray.cli.console import console, progress_bar
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bet.tasks import Task
 
 app = typer.Typer(help="Make and look at demonstrations.", no_args_is_help=True)
+app.command(epilog=convert.EXAMPLES)(convert.convert)
 
 Demonstrations = Annotated[
     str, typer.Argument(help="A task's name, for the task's own demonstrations, or a file or folder.")
@@ -174,6 +176,7 @@ def _load(demonstrations: str, observation: str | None) -> "Episodes":
     """A task's own demonstrations, or those in a file or folder."""
     from bet import tasks
     from bet.config import ConfigError, DataConfig, did_you_mean
+    from bet.data.formats import load
 
     if demonstrations in tasks.TASKS:
         task = tasks.get(demonstrations)
@@ -182,23 +185,13 @@ def _load(demonstrations: str, observation: str | None) -> "Episodes":
     if not path.exists():
         hint = did_you_mean(demonstrations, tasks.TASKS)
         raise ConfigError(f"{demonstrations}: neither a task nor a file or folder{hint}")
-    return _load_path(path, observation)
-
-
-def _load_path(path: Path, observation: str | None) -> "Episodes":
-    from bet import tasks
-    from bet.config import DataConfig
-    from bet.data.store import load_episodes
-
-    if path.is_dir():
-        return tasks.get("pusht").load(DataConfig(path=str(path), observation=observation or "state"))
-    return load_episodes(path)
+    return load(path, observation)
 
 
 def _format(path: Path) -> str:
-    if not path.exists():
-        return "made on the spot"
-    return "pusht-zarr" if path.is_dir() else "parquet"
+    from bet.data.formats import detect
+
+    return detect(path).value if path.exists() else "made on the spot"
 
 
 def _about(episodes: "Episodes", observation: str | None, bins: int | None = None) -> "tuple[Task, Config]":

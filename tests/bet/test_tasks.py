@@ -10,10 +10,13 @@ from gymnasium import spaces
 
 from bet.config import PRESETS, ConfigError, DataConfig, make_config
 from bet.data.episodes import DataError, Episodes
+from bet.data.formats import DataFormat, save
 from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
+from bet.layouts import PushTLayout
 from bet.oracles.pointmass import demonstrations
 from bet.tasks import DATA_DIR, TASKS, Task, data_root, get
+from tests.bet.data.samples import pusht
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 
@@ -224,3 +227,37 @@ def test_demonstrations_of_other_dimensions_are_refused_before_a_rollout(tmp_pat
     )
     with pytest.raises(DataError, match=r"a\.parquet: observations have shape \(3,\), expected \(2,\)"):
         get("pointmass1").load(DataConfig(path=str(path)))
+
+
+# Demonstrations of any format.
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "offered"),
+    [
+        (DataFormat.LEROBOT_V21, "agent", ("agent",)),
+        (DataFormat.LEROBOT_V30, "agent", ("agent",)),
+        (DataFormat.LEROBOT_V21, "keypoints8", tuple(PushTLayout)),
+        (DataFormat.LEROBOT_V30, "keypoints8", tuple(PushTLayout)),
+        (DataFormat.PUSHT_ZARR, "state", tuple(PushTLayout)),
+        (DataFormat.PARQUET, "keypoints9", tuple(PushTLayout)),
+    ],
+)
+def test_pusht_reads_any_format_in_the_layouts_it_can_show(
+    kind: DataFormat, stored: str, offered: tuple[str, ...], tmp_path: Path
+) -> None:
+    save(pusht(PushTLayout(stored)), tmp_path / "a", kind)
+    for layout in PushTLayout:
+        data = DataConfig(path=str(tmp_path / "a"), observation=layout.value)
+        if layout in offered:
+            assert get("pusht").load(data).observations.shape == (11, layout.dim)
+        else:
+            with pytest.raises(DataError, match=f"offers layout '{stored}' only.*{layout.value}"):
+                get("pusht").load(data)
+
+
+@pytest.mark.parametrize("version", PointMassVersion)
+def test_point_mass_reads_the_studys_rollouts(version: PointMassVersion, tmp_path: Path) -> None:
+    episodes = demonstrations(version, 5, seed=3)
+    save(episodes, tmp_path / "a", DataFormat.STUDY_ROLLOUTS)
+    assert get(version.value).load(DataConfig(path=str(tmp_path / "a"))).digest == episodes.digest
