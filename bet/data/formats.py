@@ -76,7 +76,8 @@ def load(path: Path, observation: str | None = None) -> Episodes:
         case DataFormat.PARQUET:
             episodes = load_episodes(path)
         case DataFormat.PUSHT_ZARR:  # holds states, of which every layout is made
-            return load_pusht_zarr(path, _pusht_layout(path, observation or PushTLayout.STATE))
+            layout = PushTLayout.STATE if observation is None else observation
+            return load_pusht_zarr(path, PushTLayout(_known_layout(path, "pusht", layout)))
         case DataFormat.LEROBOT_V21 | DataFormat.LEROBOT_V30:
             episodes = load_lerobot(path)
         case DataFormat.BLOCKPUSH | DataFormat.KITCHEN:
@@ -85,13 +86,8 @@ def load(path: Path, observation: str | None = None) -> Episodes:
             episodes = load_rollouts(path)
     if observation is None:
         return episodes
-    if episodes.task == "pusht":
-        return in_layout(episodes, _pusht_layout(path, observation))
-    if observation != "state":
-        raise DataError(
-            f"{path}: demonstrations of {episodes.task!r} have the layout 'state' only, not {observation!r}"
-        )
-    return episodes
+    layout = _known_layout(path, episodes.task, observation)
+    return in_layout(episodes, PushTLayout(layout)) if episodes.task == "pusht" else episodes
 
 
 def save(episodes: Episodes, path: Path, to: DataFormat) -> None:
@@ -119,7 +115,8 @@ def _check_pusht(episodes: Episodes, to: DataFormat) -> None:
         raise DataError(f"{episodes.source}: {what}; the format {to.value!r} holds pusht, with 2")
 
 
-def _pusht_layout(path: Path, observation: str) -> PushTLayout:
-    if observation not in list(PushTLayout):
-        raise DataError(f"{path}: pusht has no layout {observation!r}{did_you_mean(observation, PushTLayout)}")
-    return PushTLayout(observation)
+def _known_layout(path: Path, task: str, observation: str) -> str:
+    layouts = list(PushTLayout) if task == "pusht" else ["state"]
+    if observation not in layouts:
+        raise DataError(f"{path}: {task} has no layout {observation!r}{did_you_mean(observation, layouts)}")
+    return observation

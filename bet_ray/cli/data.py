@@ -175,13 +175,13 @@ def generate(
 def _load(demonstrations: str, observation: str | None) -> "Episodes":
     """A task's own demonstrations, or those in a file or folder."""
     from bet import tasks
-    from bet.config import ConfigError, DataConfig, did_you_mean
+    from bet.config import ConfigError, DataConfig, did_you_mean, is_gymnasium_id
     from bet.data.formats import load
 
-    if demonstrations in tasks.TASKS:
+    path = Path(demonstrations)
+    if demonstrations in tasks.TASKS or (is_gymnasium_id(demonstrations) and not path.exists() and not path.suffix):
         task = tasks.get(demonstrations)
         return task.load(DataConfig(observation=observation or task.layouts[0]))
-    path = Path(demonstrations)
     if not path.exists():
         hint = did_you_mean(demonstrations, tasks.TASKS)
         raise ConfigError(f"{demonstrations}: neither a task nor a file or folder{hint}")
