@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bet_ray.cli.console import console, progress_bar
+from bet_ray.cli.measured import print_measured
 
 if TYPE_CHECKING:
     from bet.config import Split
@@ -80,17 +81,10 @@ def evaluate(
         f"· policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
         f"{''.join(f' · {text}' for text in recipe.protocol.variations)}"
     )
-    if task.protocol.primary != SUCCESS:
-        console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
-    console.print(
-        f"  [bold]success[/]  {found.success:.3f}  ({int(sum(table.column('success').to_pylist()))} of "
-        f"{found.episodes}, {found.success.method}, 95%)"
-    )
+    print_measured(task, found)
     if task.protocol.primary == SUCCESS:
         returns = table.column("return").to_numpy()
         console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
-    for mode, share in found.mode_shares.items():
-        console.print(f"  {mode}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     failed = table.column("end").to_pylist().count("error")
     if failed:
         console.print(f"  [red]{failed} episodes ended in an error and count as failures[/]")
