@@ -1,5 +1,6 @@
 """`bet-ray eval` and `bet-ray replay`."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +33,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory for the episodes. Default: the policy's run.")] = None,
     trajectories: Annotated[bool, typer.Option("--trajectories", help="Keep every step of the new episodes.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Write rollouts.html: paths, lengths and scores of the episodes.")
+    ] = False,
     allow_mixed_numerics: Annotated[
         bool, typer.Option("--allow-mixed-numerics", help="Add to episodes made with another torch, CPU or device.")
     ] = False,
@@ -92,6 +96,12 @@ def evaluate(
     console.print(
         f"{ran} episodes run{rate}, {episodes - ran} were recorded already · {target}/episodes", soft_wrap=True
     )
+    if plot:
+        from bet_ray.show.rollouts import show_rollouts
+
+        command = shlex.join(["bet-ray", "eval", str(run), *(settings or []), "--episodes", str(episodes)])
+        page = show_rollouts(policy, recipe, chosen, table, target, f"{command} --split {chosen.value} --plot")
+        console.print(f"page: {page}")
 
 
 def replay(
