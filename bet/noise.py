@@ -31,5 +31,6 @@ class Noise:
         drawn = self._bits.random_raw(rows * words).view(np.uint16).reshape(rows, words * _PER_WORD)[:, :each]
         self._bits.advance((self._total - self._first - rows) * words)
         dropped = min(round(p * _LEVELS), _LEVELS - 1)
-        mask = np.multiply(drawn >= dropped, np.float32(_LEVELS / (_LEVELS - dropped)))
+        kept = (drawn >= dropped).view(np.uint8)  # NumPy multiplies numbers twice as fast as truth values
+        mask = np.multiply(kept, np.float32(_LEVELS / (_LEVELS - dropped)))
         return torch.from_numpy(mask).to(device).reshape(tuple(shape))
