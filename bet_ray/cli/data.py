@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from bet_ray.cli import download
 from bet_ray.cli.console import console
 
-app = typer.Typer(help="Make and look at demonstrations.", no_args_is_help=True)
+app = typer.Typer(help="Make, fetch and look at demonstrations.", no_args_is_help=True)
+app.command("download", epilog=download.EXAMPLES)(download.download)
 
 
 @app.command(epilog="Example: `bet-ray data generate pointmass2 --episodes 2000 --out data/pointmass2.parquet`")
