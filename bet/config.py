@@ -23,6 +23,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from yaml import YAMLError
@@ -58,6 +59,12 @@ class Split(StrEnum):
 
     TUNE = "tune"
     REPORT = "report"
+
+
+class WandbMode(StrEnum):
+    OFF = "off"
+    OFFLINE = "offline"
+    ONLINE = "online"
 
 
 class Frozen(BaseModel):
@@ -172,6 +179,22 @@ class PoolConfig(Frozen):
     """Episodes an actor runs at once."""
 
 
+class TrackConfig(Frozen):
+    """How a run is watched. No part of what it is: it changes no weight and no episode, and no record keeps it."""
+
+    wandb: WandbMode = WandbMode.OFF
+    """Weights & Biases: `off`, `offline` (below the run directory, for `wandb sync`) or `online`."""
+    tensorboard: bool = False
+    """Write TensorBoard event files below the run directory."""
+    project: str = "bet-ray"
+    """Project of Weights & Biases."""
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return WandbMode.OFF if value is False else value  # YAML reads `off` as false
+
+
 class Config(Frozen):
     """All settings of one training and its evaluation."""
 
@@ -184,6 +207,7 @@ class Config(Frozen):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     pool: PoolConfig = PoolConfig()
+    track: TrackConfig = Field(default=TrackConfig(), exclude=True)
 
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(

@@ -1,14 +1,15 @@
 """Evaluate one policy on the pool, into the ledger."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bet import tasks
-from bet.config import ConfigError, Split, did_you_mean
+from bet.config import Config, ConfigError, Split, did_you_mean, flatten, make_config
 from bet.errors import UsageError
 from bet.measure import Measurement, measure
 from bet.policy import Policy
@@ -36,6 +37,17 @@ def protocol_named(task: Task, name: str | None) -> Protocol:
             f"eval.protocol: {task.name} has no protocol {name!r}{did_you_mean(str(name), [task.protocol.name])}"
         )
     return task.protocol
+
+
+def evaluation_config(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """A policy's settings with changes of how it is evaluated.
+
+    Raises `ConfigError` for a key that was fixed when the policy was trained, or a value out of range.
+    """
+    for key in overrides:
+        if key.partition(".")[0] not in ("eval", "pool", "track"):
+            raise ConfigError(f"{key}: was fixed when the policy was trained; an evaluation takes eval, pool and track")
+    return make_config(config.task, flatten(config.model_dump(mode="json")), overrides)
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bet_ray.cli.console import console, progress_bar
+from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, track_shorthand
 
 if TYPE_CHECKING:
     from bet.config import Split
@@ -17,6 +17,9 @@ REPLAY_EXAMPLES = "Examples: `bet-ray replay runs/a --episode 17 --video out.mp4
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run or policy directory.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, of eval, pool and track: eval.episodes=500.")
+    ] = None,
     episodes: Annotated[
         int | None,
         typer.Option(min=1, help="Episodes in all; recorded ones are not run again. [eval.episodes]"),
@@ -31,16 +34,21 @@ def evaluate(
     allow_mixed_numerics: Annotated[
         bool, typer.Option("--allow-mixed-numerics", help="Add to episodes made with another torch, CPU or device.")
     ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
+    from bet.config import parse_overrides
     from bet.policy import Policy
     from bet_ray import evaluation
+    from bet_ray.tracking import track_evaluation
 
     policy = Policy.load(run)
-    wanted = policy.config.eval
-    episodes = episodes or wanted.episodes
-    chosen = _split(split or wanted.split)
+    overrides = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
+    wanted = evaluation.evaluation_config(policy.config, overrides)
+    episodes = episodes or wanted.eval.episodes
+    chosen = _split(split or wanted.eval.split)
     task = tasks.get(policy.config.task)
     target = out or evaluation.run_of(run)
     began = time.monotonic()
@@ -56,16 +64,18 @@ def evaluate(
         table = evaluation.evaluate(
             run,
             episodes=episodes,
-            actors=actors or policy.config.pool.actors,
-            slots=slots or policy.config.pool.slots,
+            actors=actors or wanted.pool.actors,
+            slots=slots or wanted.pool.slots,
             out=target,
             split=chosen,
+            protocol=wanted.eval.protocol,
             trajectories=trajectories,
             allow_mixed_numerics=allow_mixed_numerics,
             progress=show,
         )
     seconds = time.monotonic() - began
     found = evaluation.measurement(task, table)
+    track_evaluation(wanted.track, target, policy, chosen, table, found)
     config = policy.config
     console.print(
         f"{task.name} · {config.codebook.bins} bins, window {config.model.window}, gamma {config.loss.gamma:g} "
