@@ -36,10 +36,10 @@ from bet.codebook import decode
 from bet.config import Split, make_config
 from bet.envs.pusht import PushTVectorEnv
 from bet.layouts import PUSHT_SIZE, PushTLayout, pusht_observations
-from bet.model import Transformer
 from bet.normalizer import Normalizer
 from bet.policy import Policy, PolicyError
-from bet.protocol import Protocol, episode_randomness
+from bet.priors import make_model
+from bet.protocol import Protocol, Recipe, episode_randomness
 from bet.rollout import rollout
 from bet_ray.pool import Job, Pool
 from bet_ray.session import session
@@ -93,7 +93,7 @@ def pushing_policy(seed: int = 0) -> Policy:
     )
     bins, window = config.codebook.bins, config.model.window
     generator = torch.Generator().manual_seed(seed)
-    model = Transformer(config.model, PushTLayout.STATE.dim, 2, bins)
+    model = make_model(config.model, PushTLayout.STATE.dim, 2, bins)
     model.initialize(generator)
     half = np.float32(PUSHT_SIZE / 2)
 
@@ -225,7 +225,7 @@ def env_seed(protocol: Protocol, index: int) -> int:
 
 
 def in_process(policy: Policy, protocol: Protocol, episodes: int) -> int:
-    return sum(result.length for result in rollout(policy, protocol, Split.REPORT, range(episodes), SLOTS))
+    return sum(result.length for result in rollout(policy, Recipe(protocol), Split.REPORT, range(episodes), SLOTS))
 
 
 def on_pool(pool: Pool, job: Job, episodes: int) -> int:
@@ -245,7 +245,7 @@ class Bounds:
 
     def __init__(self, policy: Policy, protocol: Protocol) -> None:
         self.policy, self.batch_size = policy, protocol.batch_size
-        results = sorted(rollout(policy, protocol, Split.REPORT, range(SLOTS), SLOTS), key=lambda r: r.index)
+        results = sorted(rollout(policy, Recipe(protocol), Split.REPORT, range(SLOTS), SLOTS), key=lambda r: r.index)
         trajectories = [result.trajectory for result in results if result.trajectory is not None]
         self.lengths = [len(trajectory.actions) for trajectory in trajectories]
         self.seeds = [result.seed for result in results if result.trajectory is not None]
@@ -309,7 +309,7 @@ def contestants(policy: Policy, protocol: Protocol) -> Iterator[list[Contestant]
             Contestant(Kind.ENGINE, f"in process, {SLOTS} slots", partial(in_process, policy, protocol), SLOTS)
         )
         stack.enter_context(session(max(ACTORS)))
-        job = Job.of(policy, protocol, Split.REPORT)
+        job = Job.of(policy, Recipe(protocol), Split.REPORT)
         for actors in ACTORS:
             pool = stack.enter_context(Pool(actors, SLOTS, cpus_per_actor=min(1.0, max(ACTORS) / sum(ACTORS))))
             name = f"Ray pool, {actors} actor{'s' * (actors > 1)} x {SLOTS} slots"

@@ -16,7 +16,7 @@ from bet.data.episodes import DataError
 def fit_codebook(actions: NDArray[np.float32], bins: int, seed: int) -> Tensor:
     """Centres (bins, act_dim) of k-means on actions (N, act_dim); the same for the same seed, whatever the threads.
 
-    Raises `DataError` when there are fewer distinct actions than bins.
+    Raises `DataError` when there are fewer distinct actions than bins, or so close together that centres coincide.
     """
     distinct = len(np.unique(actions, axis=0))
     if distinct < bins:
@@ -25,7 +25,11 @@ def fit_codebook(actions: NDArray[np.float32], bins: int, seed: int) -> Tensor:
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans = KMeans(n_clusters=bins, random_state=seed, n_init="auto").fit(actions.astype(np.float64))
-    return torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
+    centers = kmeans.cluster_centers_.astype(np.float32)  # (bins, act_dim)
+    apart = len(np.unique(centers, axis=0))
+    if apart < bins:  # the others would be bins that nothing falls into
+        raise DataError(f"codebook.bins={bins} but only {apart} centres of k-means differ; use as many bins")
+    return torch.from_numpy(centers)
 
 
 def encode(actions: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:

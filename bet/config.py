@@ -6,6 +6,7 @@ A docstring under a field is its help text. The order of authority is preset < Y
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +48,16 @@ class FitOn(StrEnum):
 
 class Trunk(StrEnum):
     TRANSFORMER = "transformer"
+    MLP = "mlp"
+    LSTM = "lstm"
+
+
+class Precision(StrEnum):
+    """Arithmetic of training; acting is always float32."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    BF16 = "bf16"
 
 
 class Schedule(StrEnum):
@@ -61,7 +72,23 @@ class Split(StrEnum):
     REPORT = "report"
 
 
+class BinSource(StrEnum):
+    """Where the bin of an action comes from."""
+
+    POLICY = "policy"
+    CODEBOOK = "codebook"
+
+
+class Start(StrEnum):
+    """Where an episode begins."""
+
+    RESET = "reset"
+    DEMONSTRATIONS = "demonstrations"
+
+
 class WandbMode(StrEnum):
+    """Whether Weights & Biases is told, and where."""
+
     OFF = "off"
     OFFLINE = "offline"
     ONLINE = "online"
@@ -107,24 +134,28 @@ class CodebookConfig(Frozen):
 
 class ModelConfig(Frozen):
     trunk: Trunk = Trunk.TRANSFORMER
-    """Network between observations and heads."""
+    """Network between observations and heads: the causal transformer, or an ablation of the literature."""
     window: PositiveInt = 10
     """Observations a policy sees: the last `window` steps."""
     layers: PositiveInt = 6
-    """Transformer blocks."""
+    """Transformer blocks, hidden layers of the MLP, or LSTM layers."""
     heads: PositiveInt = 6
-    """Attention heads; must divide the width."""
+    """Attention heads of the transformer; must divide the width."""
     width: Annotated[int, Field(ge=12, multiple_of=4)] = 120
-    """Embedding size. At other sizes the BLAS gives a row other last bits at other places of a batch."""
+    """Embedding or hidden size; a multiple of 4, since otherwise a row's last bits depend on its place in a batch."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout on embeddings, attention and residuals."""
+    """Transformer: on embeddings, attention and residuals; MLP and LSTM: after each layer but the last."""
+    batch_norm: bool = False
+    """Batch normalisation in the MLP."""
     offsets: bool = True
     """Predict a continuous offset for each bin; without, an action is its bin's centre."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "ModelConfig":
-        if self.width % self.heads:
+    def _consistent(self) -> "ModelConfig":
+        if self.trunk is Trunk.TRANSFORMER and self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.batch_norm and self.trunk is not Trunk.MLP:
+            raise ValueError(f"batch_norm is for the mlp, not for the {self.trunk}")
         return self
 
 
@@ -161,6 +192,10 @@ class TrainConfig(Frozen):
     """Largest gradient norm. None: no clipping."""
     device: str = "cpu"
     """Where training runs: cpu, cuda, cuda:1."""
+    threads: PositiveInt = 1
+    """Torch threads of a training process. The weights' last bits depend on it; models this small gain nothing."""
+    precision: Precision = Precision.FLOAT32
+    """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16`. Acting is always float32."""
 
 
 class EvalConfig(Frozen):
@@ -170,6 +205,14 @@ class EvalConfig(Frozen):
     """Episodes to roll out."""
     split: Split = Split.REPORT
     """Set of initial states: `report` measures, `tune` is for choosing."""
+    window: PositiveInt | None = None
+    """Observations the policy sees, at most the window it was trained with. None: that window."""
+    hold_bins: PositiveInt = 1
+    """Steps a drawn bin is kept; its offset is predicted anew at each (the original's `action_update_every`)."""
+    bins: BinSource = BinSource.POLICY
+    """`codebook` draws every bin alike and adds no offset: what the policy must beat (`use_state_prior=false`)."""
+    start: Start = Start.RESET
+    """`demonstrations` begins each episode where one of them began (the original's `start_from_seen`)."""
 
 
 class PoolConfig(Frozen):
@@ -194,12 +237,17 @@ class TrackConfig(Frozen):
     def _off_is_a_word(cls, value: Any) -> Any:
         return WandbMode.OFF if value is False else value  # YAML reads `off` as false
 
+    @property
+    def on(self) -> bool:
+        """Whether anything watches."""
+        return self.tensorboard or self.wandb is not WandbMode.OFF
+
 
 class Config(Frozen):
     """All settings of one training and its evaluation."""
 
     task: str
-    """Name in the task registry."""
+    """Name in the task registry, or a gymnasium id: `Pendulum-v1`, or `my_pkg:MyEnv-v0` where my_pkg registers it."""
     data: DataConfig = DataConfig()
     codebook: CodebookConfig = CodebookConfig()
     model: ModelConfig = ModelConfig()
@@ -211,7 +259,7 @@ class Config(Frozen):
 
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(
-    {"bins": "codebook.bins", "window": "model.window", "gamma": "loss.gamma"}
+    {"bins": "codebook.bins", "window": "model.window", "gamma": "loss.gamma", "task.env": "task"}
 )
 
 # From the original configs (notmahi/bet, configs/env/*; skandermoalla/bet-reproduction), DESIGN.md section 7.
@@ -251,6 +299,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
+# Of every gymnasium id: our own choice, to start from.
+GYMNASIUM_PRESET: Mapping[str, Any] = MappingProxyType(
+    {
+        "data.normalize": "minmax",
+        "codebook.bins": 16,
+        "model.window": 4,
+        "model.layers": 2,
+        "model.heads": 4,
+        "model.width": 64,
+        "train.batch_size": 128,
+        "train.epochs": 20,
+        "train.lr": 1e-3,
+    }
+)
+
 
 def canonical_json(value: Any) -> str:
     """One spelling for equal values: sorted keys, no spaces, no NaN."""
@@ -276,6 +339,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if not close:  # somebody who types `epochs` means `train.epochs`
         close = [key for key in known if key.rsplit(".", 1)[-1] == word]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def is_gymnasium_id(task: str) -> bool:
+    """Whether a task's name is gymnasium's: with a version, a namespace, or the module that registers it."""
+    return task not in PRESETS and re.search(r"-v\d+$|/|:", task) is not None
+
+
+def unknown_task(task: str) -> ConfigError:
+    """The error that says which tasks there are."""
+    hint = "a gymnasium id has a version: Pendulum-v1, my_pkg:MyEnv-v0"
+    return ConfigError(f"unknown task {task!r}{did_you_mean(task, PRESETS)} ({hint})")
+
+
+def task_named(argument: str) -> str:
+    """The task meant on a command line: `NAME`, `task=NAME` or `task.env=ID`. Raises `ConfigError` for another key."""
+    if "=" not in argument:
+        return argument
+    settings = parse_overrides([argument])
+    if "task" not in settings:
+        raise ConfigError(f"expected a task or task.env=ID before the settings, got {argument!r}")
+    return str(settings["task"])
 
 
 def full_key(key: str) -> str:
@@ -351,14 +435,27 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{key}: {message}" if key else message
 
 
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A config with dotted settings over it. Raises `ConfigError` for an unknown key or a value out of range."""
+    tree = {name: dict(value) if isinstance(value, BaseModel) else value for name, value in config}
+    for key, value in settings.items():
+        section, _, name = full_key(key).rpartition(".")
+        (tree[section] if section else tree)[name] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(validation_message(error, Config)) from error
+
+
 def make_config(task: str, *layers: Mapping[str, Any]) -> Config:
     """The preset of a task with layers of dotted settings over it, the last one strongest.
 
-    Raises `ConfigError` for a task without a preset or other than a layer's, an unknown key or a value out of range.
+    Raises `ConfigError` for a task that is neither ours nor a gymnasium id, or other than a layer's, for an unknown key
+    or a value out of range.
     """
-    if task not in PRESETS:
-        raise ConfigError(f"unknown task {task!r}{did_you_mean(task, PRESETS)}")
-    flat: dict[str, Any] = dict(PRESETS[task])
+    if task not in PRESETS and not is_gymnasium_id(task):
+        raise unknown_task(task)
+    flat: dict[str, Any] = dict(PRESETS.get(task, GYMNASIUM_PRESET))
     for layer in layers:
         flat |= {full_key(key): value for key, value in layer.items()}
     if flat.setdefault("task", task) != task:

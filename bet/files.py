@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the whole of one or nothing, and a crash leaves the old."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +22,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that appears as `path` when the block ends well; only an empty folder is replaced."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for name in temporary.rglob("*"):
+            if name.is_file():
+                with name.open("rb") as file:
+                    os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

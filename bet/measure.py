@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bet.metrics import mode_coverage
+from bet.metrics import SUCCESS, mode_coverage
 from bet.stats import Interval, clustered, counts_interval, mean_interval, rate_interval
 from bet.tasks import Task
 
@@ -39,7 +39,8 @@ def measure(
     else:
         success_interval = rate_interval(int(success.sum()), len(success))
     if not task.modes or routes is None:
-        overall = mean_interval(primary, train_seeds)
+        is_rate = task.protocol.primary == SUCCESS
+        overall = success_interval if is_rate else mean_interval(primary, train_seeds)
         return Measurement(overall, success_interval, len(primary), len(seeds), {}, None)
 
     names, shares = list(task.modes), np.array(list(task.modes.values()))

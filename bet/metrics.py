@@ -16,11 +16,17 @@ from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.trajectory import Trajectory
 
 NO_ROUTE = "none"
+SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Base of the tasks' outcomes: each field, a str, float, int or bool, is a column of the episode table."""
+
+
+def success_primary(trajectory: Trajectory) -> float:
+    """1 on success, else 0: an episode's share in the success rate (for point mass one factor of the aggregate)."""
+    return float(trajectory.success)
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,6 @@ def pointmass_outcome(trajectory: Trajectory, version: PointMassVersion) -> Poin
         route=version.maze.routes[nearest].name if follows and trajectory.success else NO_ROUTE,
         route_distance=float(distances[nearest]),
     )
-
-
-def pointmass_primary(trajectory: Trajectory) -> float:
-    """1 on success, else 0: an episode's share in the success rate, one factor of the aggregate."""
-    return float(trajectory.success)
 
 
 def route_labels(version: PointMassVersion) -> tuple[str, ...]:

@@ -1,21 +1,72 @@
 """The policy network: a causal transformer over observations, with bin and offset heads.
 
 Pre-LN blocks in the shape of minGPT, as in BeT (section 3.2): a linear embedding of each observation plus a learned
-position, L blocks, and a head that gives, at every position, a logit and an offset for each action bin.
+position, L blocks, and a head that gives, at every position, a logit and an offset for each action bin. `Model` is what
+the other trunks (bet/priors.py) have in common with it.
 """
+
+from abc import ABC, abstractmethod
+from enum import Enum, auto
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bet.config import ModelConfig
+from bet.noise import Noise
 
 
-def _dropout(x: Tensor, p: float, noise: torch.Generator | None) -> Tensor:
+class Padding(Enum):
+    """The side of a window that stays empty when there are fewer steps than the window holds."""
+
+    LEFT = auto()
+    RIGHT = auto()
+
+
+class Model(nn.Module, ABC):
+    """Normalised observations -> bin logits and, for every bin, an offset."""
+
+    padding: ClassVar[Padding]
+    """Where a training window shorter than W is padded (with zeros). Acting hides it: see `read`."""
+    causal: ClassVar[bool]
+    """Whether the output at a position depends on that and earlier steps alone."""
+    head: nn.Linear
+    """Its last rows are the outputs of the last position: bin logits, then offsets."""
+
+    def __init__(self, config: ModelConfig, obs_dim: int, act_dim: int, bins: int) -> None:
+        super().__init__()
+        self.config, self.obs_dim, self.act_dim, self.bins = config, obs_dim, act_dim, bins
+        self.outputs = bins * (1 + act_dim) if config.offsets else bins  # of one position
+
+    @abstractmethod
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw the initial weights, from `generator` alone."""
+
+    @abstractmethod
+    def forward(self, observations: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, obs_dim) with T <= window -> logits (B, T, bins), offsets (B, T, bins, act_dim).
+
+        `noise` turns dropout on and is the only source of its randomness.
+        """
+
+    @abstractmethod
+    def read(self, observations: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What acting needs: (B, W, obs_dim) left-aligned, (B,) real steps -> (B, bins), (B, bins, act_dim).
+
+        The values of `forward` at the last real step. Steps past the length must be finite; they do not matter.
+        """
+
+    def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (..., outputs) -> logits (..., bins), offsets (..., bins, act_dim), zeros where there are none."""
+        if not self.config.offsets:
+            return y, y.new_zeros(*y.shape, self.act_dim)
+        return y[..., : self.bins], y[..., self.bins :].unflatten(-1, (self.bins, self.act_dim))
+
+
+def dropout(x: Tensor, p: float, noise: Noise | None) -> Tensor:
     """Dropout whose mask comes from `noise` alone, so a training step can be repeated exactly; None: no dropout."""
-    if noise is None or p == 0:
-        return x
-    return x * torch.empty_like(x).bernoulli_(1 - p, generator=noise).div_(1 - p)
+    return x if noise is None or p == 0 else x * noise.mask(x.shape, p, x.device)
 
 
 class Attention(nn.Module):
@@ -29,17 +80,17 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, width) -> (B, heads, T, width / heads)
 
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
         q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
         if noise is None or self.p == 0:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:  # sdpa would take its dropout from the global generator
+        else:  # sdpa would draw its dropout itself
             steps = x.shape[1]
             causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
             scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5  # (B, heads, T, T)
             weights = scores.masked_fill(~causal, float("-inf")).softmax(dim=-1)
-            y = _dropout(weights, self.p, noise) @ v
-        return _dropout(self.project(y.transpose(1, 2).flatten(2)), self.p, noise)
+            y = dropout(weights, self.p, noise) @ v
+        return dropout(self.project(y.transpose(1, 2).flatten(2)), self.p, noise)
 
     def read(self, x: Tensor, last: Tensor) -> Tensor:
         """Attention of position `last` (B,) alone: (B, T, width) -> (B, 1, width)."""
@@ -68,9 +119,9 @@ class Block(nn.Module):
         # The erf GELU: the tanh form gives a row different last bits at different places in a batch.
         return self.contract(F.gelu(self.expand(self.norm_mlp(x))))
 
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
         x = x + self.attention(self.norm_attention(x), noise)
-        return x + _dropout(self._mlp(x), self.p, noise)
+        return x + dropout(self._mlp(x), self.p, noise)
 
     def read(self, x: Tensor, last: Tensor) -> Tensor:
         """The block's output at position `last` (B,) alone: (B, T, width) -> (B, width)."""
@@ -79,17 +130,17 @@ class Block(nn.Module):
         return y + self._mlp(y)
 
 
-class Transformer(nn.Module):
-    """Normalised observations -> bin logits and, for every bin, an offset."""
+class Transformer(Model):
+    padding = Padding.RIGHT
+    causal = True
 
     def __init__(self, config: ModelConfig, obs_dim: int, act_dim: int, bins: int) -> None:
-        super().__init__()
-        self.config, self.obs_dim, self.act_dim, self.bins = config, obs_dim, act_dim, bins
+        super().__init__(config, obs_dim, act_dim, bins)
         self.embed = nn.Linear(obs_dim, config.width)
         self.position = nn.Parameter(torch.zeros(config.window, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, bins * (1 + act_dim) if config.offsets else bins, bias=False)
+        self.head = nn.Linear(config.width, self.outputs, bias=False)
 
     def initialize(self, generator: torch.Generator) -> None:
         """minGPT's initial weights: N(0, 0.02) for matrices, zero biases and positions, unit layer norms."""
@@ -101,34 +152,20 @@ class Transformer(nn.Module):
             else:
                 nn.init.zeros_(parameter)
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.head(self.norm(x))
-        if not self.config.offsets:
-            return y, y.new_zeros(*y.shape, self.act_dim)
-        return y[..., : self.bins], y[..., self.bins :].unflatten(-1, (self.bins, self.act_dim))
-
     def _embed(self, observations: Tensor) -> Tensor:
         return self.embed(observations) + self.position[: observations.shape[1]]
 
-    def forward(self, observations: Tensor, noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """(B, T, obs_dim) with T <= window -> logits (B, T, bins), offsets (B, T, bins, act_dim).
-
-        `noise` turns dropout on and is the only source of its randomness.
-        """
-        x = _dropout(self._embed(observations), self.config.dropout, noise)
+    def forward(self, observations: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+        x = dropout(self._embed(observations), self.config.dropout, noise)
         for block in self.blocks:
             x = block(x, noise)
-        return self._heads(x)
+        return self.heads(self.head(self.norm(x)))
 
     def read(self, observations: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What acting needs: (B, W, obs_dim) left-aligned, (B,) real steps -> (B, bins), (B, bins, act_dim).
-
-        The values of `forward` at position `lengths - 1`, with the last block computed for that position alone.
-        Steps past the length must be finite; by causality they do not matter.
-        """
+        """As `Model.read`, with the last block computed for the last real position alone."""
         x = self._embed(observations)
         for block in self.blocks[:-1]:
             x = block(x, None)
         last_block = self.blocks[-1]
         assert isinstance(last_block, Block)
-        return self._heads(last_block.read(x, lengths - 1))
+        return self.heads(self.head(self.norm(last_block.read(x, lengths - 1))))

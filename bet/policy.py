@@ -18,17 +18,28 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from bet.arithmetic import tf32
 from bet.codebook import decode
-from bet.config import Config, canonical_json, validation_message
+from bet.config import Config, Trunk, canonical_json, validation_message
 from bet.errors import UsageError
 from bet.files import replacing
-from bet.model import Transformer
+from bet.model import Model
 from bet.normalizer import Normalizer
+from bet.priors import make_model
 
 CENTERS = "codebook.centers"
 POLICY_JSON = "policy.json"
 WEIGHTS = "weights.safetensors"
+DRAW = -1  # in place of a held bin
 BEST = "best"  # in a run's policies/: the name of the best policy directory below it
+
+
+# Settings of a network that do not act.
+_IDLE = {
+    Trunk.TRANSFORMER: {"dropout", "batch_norm"},
+    Trunk.MLP: {"dropout", "heads"},
+    Trunk.LSTM: {"dropout", "heads", "batch_norm"},
+}
 
 
 class PolicyError(UsageError):
@@ -45,7 +56,7 @@ class Policy:
     def __init__(
         self,
         config: Config,
-        model: Transformer,
+        model: Model,
         centers: Tensor,
         observation_normalizer: Normalizer,
         action_normalizer: Normalizer,
@@ -88,16 +99,18 @@ class Policy:
         lengths: NDArray[np.integer],
         uniforms: NDArray[np.float64],
         batch_size: int = 32,
+        held: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Raw observations (B, W, obs_dim), left-aligned, (B,) real steps, (B,) uniforms in [0, 1) -> actions
-        (B, act_dim) in data units and the bins drawn (B,).
+        (B, act_dim) in data units and their bins (B,): drawn, or where `held` (B,) is not negative, that one.
 
         Forwards run at exactly `batch_size` rows, padded, so that a row's bits depend neither on B nor on the others.
         """
         count = len(history)
         if count > batch_size:
             parts = [slice(start, start + batch_size) for start in range(0, count, batch_size)]
-            acted = [self.act(history[p], lengths[p], uniforms[p], batch_size) for p in parts]
+            kept = np.full(count, DRAW) if held is None else held
+            acted = [self.act(history[p], lengths[p], uniforms[p], batch_size, kept[p]) for p in parts]
             return np.concatenate([a for a, _ in acted]), np.concatenate([b for _, b in acted])
         observations = np.zeros((batch_size, *history.shape[1:]), np.float32)  # (batch_size, W, obs_dim)
         real = np.arange(history.shape[1]) < np.asarray(lengths)[:, None]  # (B, W)
@@ -106,12 +119,17 @@ class Policy:
         last[:count] = lengths
         drawn = np.zeros(batch_size)
         drawn[:count] = uniforms
-        logits, offsets = self.model.read(
-            torch.from_numpy(observations).to(self.device), torch.from_numpy(last).to(self.device)
-        )
+        with tf32(allowed=False):
+            logits, offsets = self.model.read(
+                torch.from_numpy(observations).to(self.device), torch.from_numpy(last).to(self.device)
+            )
         cdf = logits.double().softmax(-1).cumsum(-1)  # (batch_size, bins)
         threshold = torch.from_numpy(drawn).to(self.device)[:, None] * cdf[:, -1:]
         bins = torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
+        if held is not None:
+            kept = torch.full((batch_size,), DRAW)
+            kept[:count] = torch.from_numpy(held)
+            bins = torch.where(kept.to(self.device) >= 0, kept.to(self.device), bins)
         rows = torch.arange(batch_size, device=self.device)
         actions = decode(bins, offsets[rows, bins], self.centers)
         actions = torch.where(cdf[:, -1:].isfinite(), actions, torch.nan)[:count].cpu().numpy()
@@ -128,7 +146,7 @@ class Policy:
         """sha256 of what acts: task, network shape, normalisers, observation layout, and the tensors in name order."""
         what_acts = {
             "task": self.config.task,
-            "model": self.config.model.model_dump(mode="json", exclude={"dropout"}),
+            "model": self.config.model.model_dump(mode="json", exclude=_IDLE[self.config.model.trunk]),
             "bins": self.config.codebook.bins,
             "observation": self.config.data.observation,
             "observation_normalizer": self.observation_normalizer.to_json(),
@@ -161,7 +179,7 @@ class Policy:
         try:
             tree = json.loads(about)
             config = Config.model_validate(tree["config"])
-            model = Transformer(config.model, tree["obs_dim"], tree["act_dim"], config.codebook.bins)
+            model = make_model(config.model, tree["obs_dim"], tree["act_dim"], config.codebook.bins)
             observation_normalizer = Normalizer.from_json(tree["observation_normalizer"])
             action_normalizer = Normalizer.from_json(tree["action_normalizer"])
             dataset_digest, expected = tree["dataset_digest"], tree["policy_digest"]

@@ -1,8 +1,12 @@
 """Evaluation recipes: what exactly is measured, and where the randomness of every episode comes from."""
 
-import numpy as np
+import hashlib
+from dataclasses import dataclass
 
-from bet.config import Frozen, Split
+import numpy as np
+from numpy.typing import NDArray
+
+from bet.config import BinSource, Frozen, Split
 
 
 class Protocol(Frozen):
@@ -22,6 +26,40 @@ class Protocol(Frozen):
     sampling: str = "inverse-cdf"
     """How a bin is drawn: by inverse CDF from the episode's own uniforms."""
     seed: int = 0
+    window: int | None = None
+    """Observations a policy sees; None: the window it was trained with."""
+    hold_bins: int = 1
+    """Steps a drawn bin is kept; its offset is predicted anew at each."""
+    bins: BinSource = BinSource.POLICY
+    """Who draws them: the policy, or chance (every bin alike, no offset)."""
+    starts: str | None = None
+    """sha256 of the states that episodes begin in, one drawn for each; None: the task's own reset."""
+
+    @property
+    def variations(self) -> tuple[str, ...]:
+        """What is not as usual, in words."""
+        words = {
+            f"window {self.window}": self.window is not None,
+            f"bins held for {self.hold_bins} steps": self.hold_bins > 1,
+            "bins drawn from the codebook": self.bins is BinSource.CODEBOOK,
+            "started where demonstrations did": self.starts is not None,
+        }
+        return tuple(text for text, true in words.items() if true)
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A protocol and, where it names any, the states that its episodes begin in."""
+
+    protocol: Protocol
+    starts: NDArray[np.float64] | None = None  # (S, state_dim)
+
+
+def states_digest(states: NDArray[np.float64]) -> str:
+    """sha256 of states to begin in, (S, state_dim), as a protocol names them."""
+    sha = hashlib.sha256(repr(states.shape).encode())
+    sha.update(np.ascontiguousarray(states, dtype="<f8").tobytes())
+    return sha.hexdigest()
 
 
 _SPLIT_KEYS = {Split.TUNE: 0, Split.REPORT: 1}

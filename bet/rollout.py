@@ -6,19 +6,20 @@ what ran in them before and in which order episodes start never shows in a resul
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bet import tasks
-from bet.config import Split
+from bet.arithmetic import threads
+from bet.config import BinSource, Split
+from bet.errors import UsageError
 from bet.metrics import Outcome
-from bet.policy import Policy
-from bet.protocol import Protocol, episode_randomness
+from bet.policy import DRAW, Policy
+from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
 from bet.trajectory import Trajectory
 
 
@@ -55,17 +56,24 @@ class EpisodeResult:
 class Rollout:
     """Episodes of one policy under one protocol in `slots` slots.
 
-    `start` fills free slots, `step` advances every running one and returns what finished.
+    `start` fills free slots, `step` advances every running one and returns what finished. Raises `UsageError` when
+    policy and protocol do not fit.
     """
 
-    def __init__(self, policy: Policy, protocol: Protocol, split: Split, slots: int) -> None:
+    def __init__(self, policy: Policy, recipe: Recipe, split: Split, slots: int) -> None:
+        protocol, self._starts = recipe.protocol, recipe.starts
         self.policy, self.protocol, self.split = policy, protocol, split
+        if (None if self._starts is None else states_digest(self._starts)) != protocol.starts:
+            raise ValueError("the protocol begins episodes in other states than those given")
+        self._window = protocol.window or policy.window
+        if self._window > policy.window:
+            raise UsageError(f"eval.window: {self._window} is more than the {policy.window} of the policy's training")
         self.task = tasks.get(protocol.task)
         self.env = self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
         obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
         there = self.env.single_observation_space.shape, self.env.single_action_space.shape
         if there != ((obs_dim,), (act_dim,)):
-            raise ValueError(
+            raise UsageError(
                 f"the policy's observations and actions have shapes {(obs_dim,)} and {(act_dim,)}, "
                 f"but those of {protocol.task} ({policy.config.data.observation}) have {there[0]} and {there[1]}"
             )
@@ -104,7 +112,12 @@ class Rollout:
         self._elapsed[slots] = 0
         mask = np.zeros(len(self._index), dtype=bool)
         mask[slots] = True
-        observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})
+        options: dict[str, Any] = {"reset_mask": mask}
+        if self._starts is not None:
+            options["states"] = np.zeros((len(mask), self.env.state_dim))
+            drawn = [np.random.default_rng(int(seed)).integers(len(self._starts)) for seed in self._seed[slots]]
+            options["states"][slots] = self._starts[drawn]
+        observations, _ = self.env.reset(seed=seeds, options=options)
         self._observations[slots, 0] = observations[slots]
 
     def step(self) -> list[EpisodeResult]:
@@ -113,8 +126,7 @@ class Rollout:
         if len(slots) == 0:
             return []
         elapsed = self._elapsed[slots]
-        history, lengths = self._history(slots, elapsed)
-        actions, bins = self.policy.act(history, lengths, self._uniforms[slots, elapsed], self.protocol.batch_size)
+        actions, bins = self._act(slots, elapsed)
         finite: NDArray[np.bool] = np.asarray(np.isfinite(actions).all(axis=1))  # (k,)
         every_slot = np.zeros((len(self._index), self.policy.model.act_dim), np.float32)
         every_slot[slots] = np.where(finite[:, None], actions, 0)
@@ -135,13 +147,28 @@ class Rollout:
     def close(self) -> None:
         self.env.close()
 
+    def _act(
+        self, slots: NDArray[np.intp], elapsed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Actions (k, act_dim) and bins (k,) of the running slots."""
+        uniforms = self._uniforms[slots, elapsed]  # (k,)
+        held = None
+        if self.protocol.hold_bins > 1:
+            held = np.where(elapsed % self.protocol.hold_bins == 0, DRAW, self._bins[slots, elapsed - 1])  # (k,)
+        if self.protocol.bins is BinSource.CODEBOOK:
+            centers = self.policy.bin_centers
+            drawn = (uniforms * len(centers)).astype(np.int64)
+            bins = drawn if held is None else np.where(held >= 0, held, drawn)
+            return centers[bins], bins
+        history, lengths = self._history(slots, elapsed)
+        return self.policy.act(history, lengths, uniforms, self.protocol.batch_size, held)
+
     def _history(
         self, slots: NDArray[np.intp], elapsed: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The last W observations of each slot, left-aligned (k, W, obs_dim), and how many are real (k,)."""
-        window = self.policy.window
-        first = np.maximum(elapsed - window + 1, 0)
-        rows = np.minimum(first[:, None] + np.arange(window), elapsed[:, None])  # (k, W)
+        """The last observations of each slot, left-aligned (k, W, obs_dim), and how many are real (k,)."""
+        first = np.maximum(elapsed - self._window + 1, 0)
+        rows = np.minimum(first[:, None] + np.arange(self.policy.window), elapsed[:, None])  # (k, W)
         return self._observations[slots[:, None], rows], elapsed - first + 1
 
     def _finish(self, slot: int, *, terminated: bool, broken: bool) -> EpisodeResult:
@@ -178,27 +205,16 @@ def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> Epi
     return EpisodeResult(index, seed, False, 0.0, 0.0, 0.0, length, End.ERROR, None, None)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: forwards this small are slower on several, tenfold beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def rollout(
-    policy: Policy, protocol: Protocol, split: Split, indices: Iterable[int], slots: int
+    policy: Policy, recipe: Recipe, split: Split, indices: Iterable[int], slots: int
 ) -> Iterator[EpisodeResult]:
     """Run the episodes of the given indices in this process, yielding each as it finishes."""
     waiting = list(indices)[::-1]
-    engine = Rollout(policy, protocol, split, slots)
+    engine = Rollout(policy, recipe, split, slots)
     try:
         while waiting or engine.running:
             engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])
-            with one_thread():
+            with threads(1):
                 finished = engine.step()
             yield from finished
     finally:

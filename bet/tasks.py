@@ -1,39 +1,65 @@
-"""The task registry, the one place that names a task: its simulator, protocol, demonstrations and metrics."""
+"""The task registry, the one place that names a task: its simulator, protocol, demonstrations and metrics.
+
+Any other name is a gymnasium id, and its task is made from what the environment and its registration say.
+"""
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pymunk
+from gymnasium import spaces
+from numpy.typing import NDArray
 
-from bet.config import PRESETS, ConfigError, DataConfig, did_you_mean
+from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
+from bet.data import formats
 from bet.data.episodes import DataError, Episodes
-from bet.data.pusht_zarr import load_pusht_zarr
-from bet.data.store import load_episodes
+from bet.envs.gym import GymVectorEnv, registered
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import SlotVectorEnv
 from bet.layouts import PushTLayout
 from bet.metrics import (
+    SUCCESS,
     Outcome,
     PointMassOutcome,
     PushTOutcome,
     pointmass_outcome,
-    pointmass_primary,
     pusht_outcome,
     pusht_primary,
     route_labels,
     route_shares,
+    success_primary,
 )
 from bet.oracles.pointmass import demonstrations
-from bet.protocol import Protocol
+from bet.protocol import Protocol, Recipe, states_digest
 from bet.trajectory import Trajectory
+from bet.views import View, plain_view, pointmass_view, pusht_view
 
 DATA_DIR = "BET_DATA_DIR"  # where demonstrations live; `data` in the working directory when unset
 GENERATED_EPISODES = 2000  # point mass demonstrations made on the spot when no file is given
+PUSHT_PLACE = "pusht/pusht_cchi_v7_replay.zarr"  # below that folder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a task's demonstrations come from."""
+
+    source: str
+    """Who made them."""
+    licence: str | None
+    """None: nobody's, they are made on this machine."""
+    place: str | None
+    """Where they are looked for, below `data_root()`. None: they are made on the spot."""
+
+    @property
+    def path(self) -> Path | None:
+        return None if self.place is None else data_root() / self.place
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,25 @@ class Task:
     primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
     _make_env: Callable[[int, str, int], SlotVectorEnv]
     _load: Callable[[DataConfig], Episodes]
+    origin: Origin | None = None
+    """None: it comes without demonstrations."""
+    _view: Callable[[str], View] | None = None
+    strict_boxes: bool = False
+    """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
+
+    @cached_property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the environment's signals."""
+        with closing(self.make_env(1)) as env:
+            return env.signals
+
+    def view(self, layout: str) -> View:
+        """How people read the numbers of a layout. Raises `ConfigError` for an unknown one."""
+        self._check_layout(layout)
+        if self._view is not None:
+            return self._view(layout)
+        with closing(self.make_env(1, layout)) as env:
+            return plain_view(spaces.flatdim(env.single_observation_space), spaces.flatdim(env.single_action_space))
 
     def make_env(self, num_envs: int, observation: str | None = None, max_steps: int | None = None) -> SlotVectorEnv:
         """A vector environment with `num_envs` slots. Raises `ConfigError` for an unknown observation layout."""
@@ -69,14 +114,55 @@ class Task:
         episodes = self._load(data)
         if episodes.task != self.name:
             raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
-        env = self.make_env(1, data.observation)
-        for what, array, space in (
-            ("observations", episodes.observations, env.single_observation_space),
-            ("actions", episodes.actions, env.single_action_space),
-        ):
+        self.check(episodes, data.observation)
+        if self.strict_boxes:
+            for what, array, space in self._numbers(episodes, data.observation):
+                _check_inside(array, space, f"{episodes.source}: {what}")
+        return episodes
+
+    def check(self, episodes: Episodes, layout: str) -> None:
+        """Raises `DataError` for numbers that are not this task's through a layout, `ConfigError` for no such one."""
+        for what, array, space in self._numbers(episodes, layout):
             if array.shape[1:] != space.shape:
                 raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
-        return episodes
+
+    def _numbers(self, episodes: Episodes, layout: str) -> list[tuple[str, NDArray[np.float32], spaces.Box]]:
+        """Observations and actions, each with its name and the simulator's box for it."""
+        with closing(self.make_env(1, layout)) as env:
+            boxes = env.single_observation_space, env.single_action_space
+        both = zip(("observations", "actions"), (episodes.observations, episodes.actions), boxes, strict=True)
+        return [(what, array, box) for what, array, box in both if isinstance(box, spaces.Box)]
+
+    def recipe(self, wanted: EvalConfig, data: DataConfig) -> Recipe:
+        """The evaluation that the settings name; `data` are the demonstrations, for where they begin.
+
+        Raises `ConfigError` for another task's protocol, or where demonstrations do not tell the simulator's state.
+        """
+        if wanted.protocol not in (None, self.protocol.name):
+            guess = did_you_mean(str(wanted.protocol), [self.protocol.name])
+            raise ConfigError(f"eval.protocol: {self.name} has no protocol {wanted.protocol!r}{guess}")
+        starts = self._demonstrated_starts(data) if wanted.start is Start.DEMONSTRATIONS else None
+        changes = {
+            "window": wanted.window,
+            "hold_bins": wanted.hold_bins,
+            "bins": wanted.bins,
+            "starts": None if starts is None else states_digest(starts),
+        }
+        return Recipe(self.protocol.model_copy(update=changes), starts)
+
+    def _demonstrated_starts(self, data: DataConfig) -> NDArray[np.float64]:
+        """The simulator's state at the beginning of every demonstration, (E, state_dim)."""
+        for layout in self.layouts:
+            view = self.view(layout)
+            if view.complete:
+                episodes = self.load(data.model_copy(update={"observation": layout}))
+                return view.scene(episodes.observations[episodes.episode_starts])
+        raise ConfigError(f"eval.start: demonstrations of {self.name} do not tell the simulator's state")
+
+    def layout_of(self, episodes: Episodes) -> str:
+        """The layout with as many columns as the observations; the default one where none has."""
+        columns = episodes.observations.shape[1]
+        return next((name for name in self.layouts if len(self.view(name).columns) == columns), self.layouts[0])
 
     def _check_layout(self, layout: str) -> None:
         if layout not in self.layouts:
@@ -91,23 +177,40 @@ def data_root() -> Path:
 
 
 def get(name: str) -> Task:
-    """The task of a name. Raises `ConfigError` with a did-you-mean."""
-    if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
-    return TASKS[name]
+    """The task of a name or gymnasium id. Raises `ConfigError` with a did-you-mean, or with gymnasium's reason."""
+    if name in TASKS:
+        return TASKS[name]
+    if is_gymnasium_id(name):
+        return _gymnasium(name)
+    raise unknown_task(name)
+
+
+def _check_inside(array: NDArray[np.float32], box: spaces.Box, what: str) -> None:
+    """Raises `DataError` for the first row (N, dim) outside a box by more than rounding."""
+    rounding = 1e-5 * np.maximum(1, np.abs(np.stack([box.low, box.high])))  # of an infinite bound: infinite
+    with np.errstate(invalid="ignore"):
+        outside = (array < box.low - rounding[0]) | (array > box.high + rounding[1])  # (N, dim)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise DataError(
+            f"{what} row {row}, dimension {column}: {array[row, column]:g} is outside the environment's "
+            f"{box.low[column]:g}..{box.high[column]:g}"
+        )
 
 
 def _load_pusht(data: DataConfig) -> Episodes:
-    path = Path(data.path) if data.path else data_root() / "pusht" / "pusht_cchi_v7_replay.zarr"
+    path = Path(data.path) if data.path else data_root() / PUSHT_PLACE
     if not path.exists():
         raise DataError(
             f"{path}: no such demonstrations; set data.path=... or {DATA_DIR} to the folder that holds pusht/"
         )
-    return load_pusht_zarr(path, PushTLayout(data.observation))
+    return formats.load(path, data.observation)
 
 
 def _load_pointmass(version: PointMassVersion, data: DataConfig) -> Episodes:
-    return load_episodes(Path(data.path)) if data.path else demonstrations(version, GENERATED_EPISODES, seed=0)
+    if data.path:
+        return formats.load(Path(data.path), data.observation)
+    return demonstrations(version, GENERATED_EPISODES, seed=0)
 
 
 def _pusht_env(num_envs: int, observation: str, max_steps: int) -> SlotVectorEnv:
@@ -133,10 +236,50 @@ def _pointmass(version: PointMassVersion) -> Task:
         ),
         outcome_type=PointMassOutcome,
         outcome=partial(pointmass_outcome, version=version),
-        episode_primary=pointmass_primary,
+        episode_primary=success_primary,
         modes=MappingProxyType(dict(zip(route_labels(version), route_shares(version).tolist(), strict=True))),
         _make_env=partial(_pointmass_env, version),
         _load=partial(_load_pointmass, version),
+        origin=Origin("a scripted demonstrator", licence=None, place=None),
+        _view=partial(pointmass_view, version),
+    )
+
+
+def _load_gymnasium(env_id: str, data: DataConfig) -> Episodes:
+    if not data.path:
+        raise DataError(
+            f"data.path: {env_id} comes without demonstrations; write yours with bet.data.store.save_episodes "
+            "and give data.path=FILE.parquet"
+        )
+    return formats.load(Path(data.path), data.observation)
+
+
+def _gymnasium_env(env_id: str, num_envs: int, observation: str, max_steps: int) -> SlotVectorEnv:
+    return GymVectorEnv(num_envs, env_id, max_steps)
+
+
+@cache
+def _gymnasium(env_id: str) -> Task:
+    about = registered(env_id)
+    return Task(
+        name=env_id,
+        summary=f"gymnasium's {about.spec.id}; a success when {about.success}",
+        layouts=("state",),
+        protocol=Protocol(
+            name=env_id,
+            task=env_id,
+            env_version=about.version,
+            max_steps=about.max_steps,
+            success=str(about.success),
+            primary=SUCCESS,
+        ),
+        outcome_type=Outcome,
+        outcome=lambda _: Outcome(),
+        episode_primary=success_primary,
+        modes=MappingProxyType({}),
+        _make_env=partial(_gymnasium_env, env_id),
+        _load=partial(_load_gymnasium, env_id),
+        strict_boxes=True,
     )
 
 
@@ -162,6 +305,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 modes=MappingProxyType({}),
                 _make_env=_pusht_env,
                 _load=_load_pusht,
+                origin=Origin("people (Diffusion Policy, Chi et al. 2023)", "MIT", PUSHT_PLACE),
+                _view=pusht_view,
             ),
             _pointmass(PointMassVersion.ONE),
             _pointmass(PointMassVersion.TWO),
@@ -169,4 +314,4 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     }
 )
 
-assert TASKS.keys() == PRESETS.keys(), "every task has a preset"
+assert TASKS.keys() == PRESETS.keys(), "every task of ours has a preset; gymnasium ids share one"

@@ -1,8 +1,9 @@
 """The training loop: the data set on the device once, a batch an index gather, everything random keyed.
 
-Sample order is a function of (seed, epoch), dropout of (seed, step). A checkpoint therefore needs no generator:
-weights, optimiser and the step number are the whole state, and a resumed run ends bit-identical to an uninterrupted
-one.
+Sample order is a function of (seed, epoch), dropout of (seed, step, place in the batch). A checkpoint therefore needs
+no generator: weights, optimiser and the step number are the whole state, and a resumed run ends bit-identical to an
+uninterrupted one. Several processes may share every batch (`Workers`): they then sum what one process would have
+computed, so results differ by the rounding of float addition alone.
 """
 
 import copy
@@ -16,16 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bet.arithmetic import tf32, threads
 from bet.codebook import encode, fit_codebook
-from bet.config import Config, FitOn, Schedule, canonical_json
+from bet.config import Config, ConfigError, FitOn, Precision, Schedule, canonical_json
 from bet.data.episodes import Episodes
 from bet.data.windows import Windows, windows_of
 from bet.errors import FailedRunError, UsageError
 from bet.files import replacing
 from bet.losses import focal_loss, offset_loss
-from bet.model import Transformer
-from bet.normalizer import fit_normalizer
+from bet.model import Model, Padding
+from bet.noise import Noise
+from bet.normalizer import Normalizer, fit_normalizer
 from bet.policy import Policy
+from bet.priors import make_model
+from bet.workers import ALONE, Workers
 
 _ORDER, _DROPOUT = 0, 1  # spawn keys of the two uses of train.seed beside the initial weights
 _VALIDATION_BATCH = 1024
@@ -61,10 +66,13 @@ class _Tensors:
     offsets: Tensor  # (N + W, act_dim)
     starts: Tensor  # (M,)
     lengths: Tensor  # (M,)
-    window: int
+    first: Tensor  # (M,) position in the window of the first real step
+    steps: Tensor  # (W,) 0..W-1
 
     @classmethod
-    def build(cls, observations: Tensor, actions: Tensor, centers: Tensor, windows: Windows) -> "_Tensors":
+    def build(
+        cls, observations: Tensor, actions: Tensor, centers: Tensor, windows: Windows, padding: Padding
+    ) -> "_Tensors":
         def padded(x: Tensor) -> Tensor:
             return torch.cat([x, x.new_zeros(windows.window, *x.shape[1:])])
 
@@ -72,13 +80,15 @@ class _Tensors:
         bins, offsets = encode(actions, centers)
         starts = torch.from_numpy(windows.starts).to(device)
         lengths = torch.from_numpy(windows.lengths).to(device)
-        return cls(padded(observations), padded(bins), padded(offsets), starts, lengths, windows.window)
+        first = windows.window - lengths if padding is Padding.LEFT else torch.zeros_like(lengths)
+        steps = torch.arange(windows.window, device=device)
+        return cls(padded(observations), padded(bins), padded(offsets), starts, lengths, first, steps)
 
     def gather(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sample indices (B,) -> observations (B, W, obs_dim), bins (B, W), offsets (B, W, act_dim), real (B, W)."""
-        steps = torch.arange(self.window, device=samples.device)
-        real = steps < self.lengths[samples][:, None]
-        rows = self.starts[samples][:, None] + steps
+        place = self.steps - self.first[samples][:, None]  # (B, W) in the episode's part of the window
+        real = (place >= 0) & (place < self.lengths[samples][:, None])
+        rows = (self.starts[samples][:, None] + place).clamp_(min=0)
         return self.observations[rows] * real[..., None], self.bins[rows], self.offsets[rows], real
 
 
@@ -91,24 +101,36 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> tuple[Normalizer, Tensor]:
+    """The actions' normaliser and bin centres (bins, act_dim), normalised, for episodes of which `train` are to train.
+
+    Raises `DataError` when there are fewer distinct actions than bins.
+    """
+    normalizer = fit_normalizer(train.actions, config.data.normalize)
+    fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
+    return normalizer, fit_codebook(normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed)
+
+
 class Training:
     """One training run, a step at a time.
 
     `step()` does one optimiser step and returns the `Epoch` it completed, if it did. Losses are sums over real
-    positions divided by their count. Raises `DataError` when the data do not fit the settings, `UsageError` when the
-    device is not there.
+    positions divided by their count. With `workers`, every one of them makes the same calls, and only one need save.
+
+    Raises `DataError` when the data do not fit the settings, `UsageError` when the device or its arithmetic is not
+    there, `ConfigError` for settings that do not go together.
     """
 
-    def __init__(self, config: Config, episodes: Episodes) -> None:
-        self.config = config
+    def __init__(self, config: Config, episodes: Episodes, workers: Workers = ALONE) -> None:
+        self.config, self.workers = config, workers
         self.device = _device(config.train.device)
+        self._precision = config.train.precision
+        if self._precision is Precision.TF32 and self.device.type != "cuda":
+            raise UsageError(f"train.precision: tf32 is arithmetic of CUDA devices, not of {self.device.type!r}")
         train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
-        action_normalizer = fit_normalizer(train.actions, config.data.normalize)
-        fitted_on = episodes if config.codebook.fit_on is FitOn.ALL else train
-        centers = fit_codebook(
-            action_normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed
-        ).to(self.device)
+        action_normalizer, centers = fit_actions(config, episodes, train)
+        centers = centers.to(self.device)
 
         def tensors(part: Episodes) -> _Tensors:
             return _Tensors.build(
@@ -116,13 +138,17 @@ class Training:
                 torch.from_numpy(action_normalizer.normalize(part.actions)).to(self.device),
                 centers,
                 windows_of(part, config.model.window, config.data.drop_last_window),
+                self.model.padding,
             )
 
-        self._train, self._validation = tensors(train), tensors(validation)
         obs_dim, act_dim = episodes.observations.shape[1], episodes.actions.shape[1]
-        self.model = Transformer(config.model, obs_dim, act_dim, config.codebook.bins)
-        self.model.initialize(torch.Generator().manual_seed(config.train.seed))
+        self.model = make_model(config.model, obs_dim, act_dim, config.codebook.bins)
+        with threads(config.train.threads):
+            self.model.initialize(torch.Generator().manual_seed(config.train.seed))
         self.model.to(self.device)
+        self._train, self._validation = tensors(train), tensors(validation)
+        if config.model.batch_norm:
+            self._check_batch_norm()
         self._average = copy.deepcopy(self.model) if config.train.ema else None
         self._policy = (centers, observation_normalizer, action_normalizer, episodes.digest)
         decayed = [p for n, p in self.model.named_parameters() if p.ndim == 2 and n != "position"]
@@ -169,23 +195,43 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
-        noise = torch.Generator(self.device).manual_seed(self._key(_DROPOUT, self.steps_done))
-        focal, offset, count = self._losses(self.model, self._train, samples, noise)[:3]
-        loss = (focal + self.config.loss.offset_scale * offset) / count
+        with threads(settings.threads), tf32(self._precision is Precision.TF32):
+            self._sums += self._descend(samples)
+            if self._average is not None:
+                self._follow(self._average)
+            self.steps_done += 1
+            return self._finish_epoch(lr) if self.steps_done % self.steps_per_epoch == 0 else None
+
+    def _descend(self, samples: Tensor) -> Tensor:
+        """Change the weights by the gradient of a batch; its focal loss, offset loss and positions, summed."""
+        mine = self.workers.rows(len(samples))
+        count = self._train.lengths[samples].sum()
+        noise = Noise(self._key(_DROPOUT, self.steps_done), mine.start, len(samples))
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if settings.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        if mine.start < mine.stop:
+            focal, offset = self._losses(self.model, self._train, samples[mine], noise)[:2]
+            ((focal + self.config.loss.offset_scale * offset) / count).backward()
+        else:  # the last batch of an epoch may have fewer rows than there are workers
+            focal, offset = torch.zeros(2, device=self.device)
+            for parameter in self.model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        focal, offset = focal.detach(), offset.detach()
+        self.workers.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), focal, offset])
+        if self.config.train.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
         self._optimizer.step()
-        if self._average is not None and settings.ema is not None:
-            # The usual ramp: an average over few steps must not remember the initial weights.
-            decay = min(settings.ema, (1 + self.steps_done) / (10 + self.steps_done))
-            with torch.no_grad():
-                for averaged, current in zip(self._average.parameters(), self.model.parameters(), strict=True):
-                    averaged.lerp_(current, 1 - decay)
-        self._sums += torch.stack([focal.detach(), offset.detach(), count]).double()
-        self.steps_done += 1
-        return self._finish_epoch(lr) if self.steps_done % self.steps_per_epoch == 0 else None
+        return torch.stack([focal.double(), offset.double(), count.double()])
+
+    @torch.no_grad()
+    def _follow(self, average: Model) -> None:
+        """Move the average of the weights towards the weights."""
+        assert self.config.train.ema is not None
+        # The usual ramp: an average over few steps must not remember the initial weights.
+        decay = min(self.config.train.ema, (1 + self.steps_done) / (10 + self.steps_done))
+        for averaged, current in zip(average.parameters(), self.model.parameters(), strict=True):
+            averaged.lerp_(current, 1 - decay)
+        for averaged, current in zip(average.buffers(), self.model.buffers(), strict=True):
+            averaged.copy_(current)
 
     def policy(self) -> Policy:
         """The policy as trained so far (a copy: training goes on without it)."""
@@ -236,7 +282,7 @@ class Training:
         return canonical_json(self.config.model_dump(mode="json", exclude={"eval", "pool"}))
 
     @property
-    def _acting(self) -> Transformer:
+    def _acting(self) -> Model:
         return self.model if self._average is None else self._average
 
     def _key(self, use: int, number: int) -> int:
@@ -258,13 +304,20 @@ class Training:
         return settings.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
     def _losses(
-        self, model: Transformer, data: _Tensors, samples: Tensor, noise: torch.Generator | None
+        self, model: Model, data: _Tensors, samples: Tensor, noise: Noise | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sums over the real positions of a batch: focal loss, offset loss, positions, right bins."""
+        """Sums over the real positions of a batch: focal loss, offset loss, positions, right bins.
+
+        Validation (no noise) of a network that is not causal counts the last position alone: at the others it has seen
+        what comes next.
+        """
         observations, bins, true_offsets, real = data.gather(samples)
-        logits, offsets = model(observations, noise)
-        focal = (focal_loss(logits, bins, self.config.loss.gamma) * real).sum()
-        offset = (offset_loss(offsets, bins, true_offsets) * real).sum()
+        if noise is None and not model.causal:
+            real = real & (data.steps == len(data.steps) - 1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision is Precision.BF16):
+            logits, offsets = model(observations, noise)
+        focal = (focal_loss(logits.float(), bins, self.config.loss.gamma) * real).sum()
+        offset = (offset_loss(offsets.float(), bins, true_offsets) * real).sum()
         right = ((logits.argmax(-1) == bins) & real).sum()
         return focal, offset, real.sum().to(focal.dtype), right.to(focal.dtype)
 
@@ -273,11 +326,23 @@ class Training:
         """Focal loss, offset loss and accuracy over the validation windows."""
         model = self._acting.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        everything = torch.arange(len(self._validation.starts), device=self.device)
-        for samples in everything.split(_VALIDATION_BATCH):
-            sums += torch.stack(self._losses(model, self._validation, samples, None)).double()
+        windows = len(self._validation.starts)
+        mine = torch.arange(windows, device=self.device)[self.workers.rows(windows)]
+        for samples in mine.split(_VALIDATION_BATCH):
+            if len(samples):
+                sums += torch.stack(self._losses(model, self._validation, samples, None)).double()
+        self.workers.sum_([sums])
         focal, offset, count, right = sums.tolist()
         return focal / count, offset / count, right / count
+
+    def _check_batch_norm(self) -> None:
+        """Its statistics are of a batch: not of a part of one, nor of a single window."""
+        if self.workers.count > 1:
+            raise ConfigError("model.batch_norm: its statistics need the whole batch, so train with one worker")
+        if self.windows % self.config.train.batch_size == 1:
+            raise ConfigError(
+                f"model.batch_norm: of {self.windows:,} windows one is left for the last batch; change train.batch_size"
+            )
 
     def _finish_epoch(self, lr: float) -> Epoch:
         focal, offset, count = self._sums.tolist()

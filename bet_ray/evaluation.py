@@ -3,22 +3,24 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bet import tasks
-from bet.config import Config, ConfigError, Split, did_you_mean, flatten, make_config
+from bet.config import ConfigError, Split, changed
 from bet.errors import UsageError
 from bet.measure import Measurement, measure
 from bet.policy import Policy
-from bet.protocol import Protocol
+from bet.protocol import Recipe
 from bet.tasks import Task
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Finished, Job, Pool
 from bet_ray.results import unique_rows
 from bet_ray.session import session
+from bet_ray.tracking import track_evaluation
 
 FLUSH_SECONDS = 1.0  # finished episodes reach the disk at least this often
 
@@ -30,24 +32,21 @@ class MixedNumericsError(UsageError):
     """Rows of different numerics would share a table."""
 
 
-def protocol_named(task: Task, name: str | None) -> Protocol:
-    """The task's protocol of a name; None is its own. Raises `ConfigError`."""
-    if name not in (None, task.protocol.name):
-        raise ConfigError(
-            f"eval.protocol: {task.name} has no protocol {name!r}{did_you_mean(str(name), [task.protocol.name])}"
-        )
-    return task.protocol
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
-def evaluation_config(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """A policy's settings with changes of how it is evaluated.
+def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recipe:
+    """How a policy is evaluated: the settings it was trained with, and dotted ones over them.
 
-    Raises `ConfigError` for a key that was fixed when the policy was trained, or a value out of range.
+    Raises `ConfigError` for a setting that is not of the evaluation, or out of range.
     """
-    for key in overrides:
-        if key.partition(".")[0] not in ("eval", "pool", "track"):
-            raise ConfigError(f"{key}: was fixed when the policy was trained; an evaluation takes eval, pool and track")
-    return make_config(config.task, flatten(config.model_dump(mode="json")), overrides)
+    for key in settings:
+        if not key.startswith(("eval.", "track.")) and key != "data.path":
+            raise ConfigError(
+                f"{key}: the policy is trained; an evaluation takes settings of eval. and track. (and data.path)"
+            )
+    config = changed(policy.config, settings)
+    return tasks.get(config.task).recipe(config.eval, config.data)
 
 
 def evaluate(
@@ -58,7 +57,7 @@ def evaluate(
     slots: int = 32,
     out: str | Path | None = None,
     split: Split | str = Split.REPORT,
-    protocol: str | None = None,
+    settings: Mapping[str, Any] = NO_CHANGES,
     trajectories: bool = False,
     allow_mixed_numerics: bool = False,
     progress: Progress | None = None,
@@ -66,11 +65,13 @@ def evaluate(
     """Roll out episodes 0..episodes-1 of a policy and return their rows, as in `episodes/*.parquet`, by index.
 
     `path` is a run or policy directory. With `out`, a run directory, finished episodes are recorded as they come and
-    those already there are not run again. Raises `PolicyError`, `ConfigError`, `PoolError`, `MixedNumericsError`.
+    those already there are not run again. `settings` are dotted `eval.*` and `track.*` settings over those the policy
+    was trained with; trackers write below `out`, else below the policy's run. Raises `PolicyError`, `ConfigError`,
+    `PoolError`, `MixedNumericsError`.
     """
     policy = Policy.load(path)
     task = tasks.get(policy.config.task)
-    recipe = protocol_named(task, protocol or policy.config.eval.protocol)
+    recipe = recipe_of(policy, settings)
     job = Job.of(policy, recipe, Split(split), keep_trajectories=trajectories)
     ledger = None if out is None else Ledger(Path(out), task)
     recorded = None if ledger is None else ledger.of(job.source)
@@ -94,12 +95,16 @@ def evaluate(
                     booked.flush_if_due()
                     if progress:
                         progress(before + booked.total, episodes, before)
-            finally:
+            finally:  # also after Ctrl-C: what finished is in the published table
                 booked.flush()
-    if ledger is not None:
-        ledger.compact()
-    table = unique_rows(pa.concat_tables(collected))
-    return table.filter(pc.field("index") < episodes)
+                if ledger is not None:
+                    ledger.compact()
+    table = unique_rows(pa.concat_tables(collected)).filter(pc.field("index") < episodes)
+    track = changed(policy.config, settings).track
+    if track.on:
+        run = Path(out) if out is not None else run_of(Path(path))
+        track_evaluation(track, run, policy, recipe, job.split, table, measurement(task, table))
+    return table
 
 
 def measurement(task: Task, table: pa.Table) -> Measurement:

@@ -22,7 +22,7 @@ from bet import tasks
 from bet.config import Split
 from bet.errors import FailedRunError
 from bet.policy import Policy
-from bet.protocol import Protocol
+from bet.protocol import Recipe
 from bet.rollout import EpisodeResult, Rollout, failed
 from bet_ray.results import EpisodeSource, episodes_table, execution_table, trajectories_table
 
@@ -45,24 +45,16 @@ class Job:
     source: EpisodeSource
     packed: tuple[bytes, bytes]
     """`Policy.pack()`; travels once per node through the object store."""
-    protocol: Protocol
+    recipe: Recipe
     split: Split
     keep_trajectories: bool = False
 
     @classmethod
-    def of(cls, policy: Policy, protocol: Protocol, split: Split, *, keep_trajectories: bool = False) -> "Job":
-        """Raises `ValueError` here, not in a worker, when the policy does not fit the protocol's task."""
-        Rollout(policy, protocol, split, 1).close()
-        source = EpisodeSource(
-            policy_digest=policy.digest,
-            protocol_digest=protocol.digest,
-            numerics=policy.numerics,
-            split=split.value,
-            task=protocol.task,
-            protocol=protocol.name,
-            train_seed=policy.config.train.seed,
-        )
-        return cls(source, policy.pack(), protocol, split, keep_trajectories)
+    def of(cls, policy: Policy, recipe: Recipe, split: Split, *, keep_trajectories: bool = False) -> "Job":
+        """Raises `UsageError` here, not in a worker, when the policy does not fit the protocol."""
+        Rollout(policy, recipe, split, 1).close()
+        source = EpisodeSource.of(policy, recipe.protocol, split)
+        return cls(source, policy.pack(), recipe, split, keep_trajectories)
 
 
 @dataclass(frozen=True)
@@ -129,7 +121,7 @@ class RolloutWorker:
                         f"this node computes with {policy.numerics!r}, the episodes were asked for with "
                         f"{job.source.numerics!r}; run on nodes of one kind"
                     )
-                self._active[name] = _Active(job, Rollout(policy, job.protocol, job.split, self._slots))
+                self._active[name] = _Active(job, Rollout(policy, job.recipe, job.split, self._slots))
             self._active[name].waiting.append(index)
         finished: dict[str, list[EpisodeResult]] = {}
         deadline = time.monotonic() + SLICE_SECONDS
@@ -350,7 +342,7 @@ class Pool:
         job = self._work[name].job
         self._given_up += 1
         log.error("episode %d was given up after %d lost workers", index, POISON_DEATHS)
-        tables = _tables(job, [failed(job.protocol, job.split, index)])
+        tables = _tables(job, [failed(job.recipe.protocol, job.split, index)])
         attempts = self._deaths.pop(lease)
         row = {"node": "", "actor": "", "wall_seconds": None, "attempts": attempts}
         return self._finish(name, job, [index], tables, [row])
@@ -359,7 +351,7 @@ class Pool:
 def _tables(
     job: Job, results: list[EpisodeResult], centers: NDArray[np.float32] | None = None
 ) -> tuple[bytes, bytes | None]:
-    task = tasks.get(job.protocol.task)
+    task = tasks.get(job.source.task)
     episodes = _to_ipc(episodes_table(task, job.source, results))
     if centers is None or not job.keep_trajectories:
         return episodes, None

@@ -4,21 +4,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bet import tasks
+from bet.arithmetic import threads
 from bet.config import Split
-from bet.errors import UsageError
 from bet.policy import Policy
-from bet.rollout import EpisodeResult, Rollout, one_thread
+from bet.protocol import Recipe
+from bet.rollout import EpisodeResult, Rollout
 from bet_ray.ledger import Ledger
-from bet_ray.pool import Job
-from bet_ray.results import episodes_table
-
-FPS = 10
+from bet_ray.results import EpisodeSource, episodes_table
+from bet_ray.video import FPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,21 +25,27 @@ class Replay:
 
     result: EpisodeResult
     frames: list[NDArray[np.uint8]]
-    """One (height, width, 3) per state, the initial one first."""
+    """One (height, width, 3) per state, the initial one first; none where no pictures were asked for."""
+    fps: int = FPS
+    """How many of them make a second."""
 
 
-def replay(policy: Policy, split: Split, index: int) -> Replay:
-    """The same row that an evaluation gave this episode, whatever ran beside it then."""
-    engine = Rollout(policy, tasks.get(policy.config.task).protocol, split, 1)
+def replay(policy: Policy, recipe: Recipe, split: Split, index: int, *, pictures: bool = True) -> Replay:
+    """The same row that an evaluation by a recipe gave this episode, whatever ran beside it then.
+
+    Raises `RenderError` where pictures are asked for and there are none.
+    """
+    engine = Rollout(policy, recipe, split, 1)
     try:
         engine.start([index])
-        frames = [engine.env.render()[0]]
+        frames = [engine.env.render()[0]] if pictures else []
         while True:
-            with one_thread():
+            with threads(1):
                 finished = engine.step()
-            frames.append(engine.env.render()[0])
+            if pictures:
+                frames.append(engine.env.render()[0])
             if finished:
-                return Replay(finished[0], frames)
+                return Replay(finished[0], frames, engine.env.metadata.get("render_fps", FPS))
     finally:
         engine.close()
 
@@ -55,12 +59,14 @@ class Match(StrEnum):
     UNRECORDED = "not among the recorded episodes"
 
 
-def compare(replay: Replay, policy: Policy, split: Split, run: Path) -> Match:
+def compare(replay: Replay, source: EpisodeSource, run: Path) -> Match:
     """Look the episode up in a run's ledger and compare every column."""
-    task = tasks.get(policy.config.task)
-    source = Job.of(policy, task.protocol, split).source
-    episode = (pc.field("policy_digest") == policy.digest) & (pc.field("split") == split.value)
-    rows = Ledger(run, task).read().filter(episode & (pc.field("index") == replay.result.index)).to_pylist()
+    task = tasks.get(source.task)
+    table = Ledger(run, task).read().filter(pc.field("index") == replay.result.index)
+    for name, value in source.key.items():
+        if name != "numerics":
+            table = table.filter(pc.field(name) == value)
+    rows = table.to_pylist()
     if not rows:
         return Match.UNRECORDED
     expected = episodes_table(task, source, [replay.result]).to_pylist()[0]
@@ -68,15 +74,3 @@ def compare(replay: Replay, policy: Policy, split: Split, run: Path) -> Match:
         return Match.SAME
     same_numerics = any(row["numerics"] == source.numerics for row in rows)
     return Match.DIFFERENT if same_numerics else Match.OTHER_NUMERICS
-
-
-def write_video(replay: Replay, path: Path) -> None:
-    """Write an mp4 (H.264) or a gif. Raises `UsageError` for another ending."""
-    if path.suffix not in (".mp4", ".gif"):
-        raise UsageError(f"{path}: a video is .mp4 or .gif")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = np.stack(replay.frames)
-    if path.suffix == ".gif":
-        iio.imwrite(path, frames, duration=1000 / FPS, loop=0)
-    else:
-        iio.imwrite(path, frames, fps=FPS, codec="libx264")

@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bet.config import Split
 from bet.files import replacing
+from bet.policy import Policy
+from bet.protocol import Protocol
 from bet.rollout import EpisodeResult
 from bet.tasks import Task
 
@@ -61,7 +64,7 @@ EXECUTION = pa.schema(
 
 def trajectories_schema(task: Task) -> pa.Schema:
     """One row per step; the observation is the one before the action, and the last row of an episode has no action."""
-    signals = [(f"signal_{name}", pa.float64()) for name in task.make_env(1).signals]
+    signals = [(f"signal_{name}", pa.float64()) for name in task.signals]
     return pa.schema(
         [
             *((name, pa.int64() if name == "index" else pa.string()) for name in KEY),
@@ -132,6 +135,18 @@ class EpisodeSource:
     task: str
     protocol: str
     train_seed: int
+
+    @classmethod
+    def of(cls, policy: Policy, protocol: Protocol, split: Split) -> "EpisodeSource":
+        return cls(
+            policy_digest=policy.digest,
+            protocol_digest=protocol.digest,
+            numerics=policy.numerics,
+            split=split.value,
+            task=protocol.task,
+            protocol=protocol.name,
+            train_seed=policy.config.train.seed,
+        )
 
     @property
     def key(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ def session(cpus: int | None = None) -> Iterator[int]:
     if ray.is_initialized():
         yield int(ray.cluster_resources().get("CPU", 1))
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if on_cluster():
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         _stay_on_loopback()
@@ -37,6 +38,11 @@ def session(cpus: int | None = None) -> Iterator[int]:
         ray.shutdown()
 
 
+def on_cluster() -> bool:
+    """Whether a session is one of somebody's cluster, and not private to this machine."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def _stay_on_loopback() -> None:
     """Have the processes of a private Ray listen on 127.0.0.1 alone.
 
@@ -46,3 +52,6 @@ def _stay_on_loopback() -> None:
     """
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    for library in ("GLOO", "NCCL"):  # with which training workers exchange gradients
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from bet.config import (
+    SHORT_FORMS,
     Config,
     ConfigError,
     Frozen,
@@ -129,9 +130,7 @@ class Resources(Frozen):
     slots: PositiveInt = 32
     """Episodes an actor runs at once."""
     trials_at_once: PositiveInt | None = None
-    """Trials that train at the same time."""
-    cpus_per_trial: PositiveInt = 1
-    """Torch threads of a trial."""
+    """Trials that train at the same time, each on `train.threads` CPUs."""
 
 
 class Sweep(Frozen):
@@ -140,7 +139,7 @@ class Sweep(Frozen):
     question: str
     """The question the sweep answers, in a sentence."""
     task: str
-    """Name in the task registry."""
+    """Name in the task registry, or a gymnasium id; `task.env` is another spelling."""
     base: dict[str, Any] = {}  # noqa: RUF012
     """Settings that all trials share."""
     space: dict[str, Values]
@@ -274,10 +273,12 @@ def parse_sweep(tree: Mapping[str, Any], source: str) -> Sweep:
 
 def _validated(tree: dict[str, Any], overrides: Sequence[str], source: str) -> Sweep:
     try:
+        named = [key for key in tree if SHORT_FORMS.get(key, key) == "task"]
+        tree |= flatten({key: tree.pop(key) for key in named})  # `task: {env: ID}` and `task.env: ID`, too
         for key, value in parse_dotlist(overrides).items():
             section, dot, name = key.partition(".")
-            if key in Sweep.model_fields:
-                tree[key] = value
+            if SHORT_FORMS.get(key, key) in Sweep.model_fields:
+                tree[SHORT_FORMS.get(key, key)] = value
             elif dot and section in ("eval", "resources", "search", "track") and name in _section_fields(section):
                 tree[section] = {**_mapping(tree.get(section, {})), name: value}
             else:

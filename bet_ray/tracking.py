@@ -6,13 +6,13 @@ the beginning, to hear that it stands, and at the end, for a while.
 """
 
 import importlib.util
-import io
 import os
 import pickle
 import queue
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-import imageio.v3 as iio
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -32,17 +31,18 @@ from numpy.typing import NDArray
 from bet.config import Split, TrackConfig, WandbMode
 from bet.measure import Measurement
 from bet.policy import Policy
+from bet.protocol import Recipe
 from bet.stats import Interval
 from bet.training import Epoch
-from bet_ray.manifest import write_text
-from bet_ray.replay import FPS, replay
+from bet_ray.manifest import TENSORBOARD, WANDB, write_text
+from bet_ray.replay import replay
+from bet_ray.video import write_video
 
 OPEN_SECONDS = 60.0
 CLOSE_SECONDS = 60.0
 
 Numbers = Mapping[str, float]
-Frames = Callable[[], Sequence[NDArray[np.uint8]]]
-"""Makes pictures (height, width, 3); not called where nobody wants them."""
+Frames = Sequence[NDArray[np.uint8]]  # pictures (height, width, 3)
 
 
 class Kind(StrEnum):
@@ -70,7 +70,7 @@ class Tracker(Protocol):
     def table(self, name: str, table: pa.Table) -> None:
         """Rows, where the tracker shows tables."""
 
-    def video(self, name: str, frames: Frames) -> None:
+    def video(self, name: str, frames: Frames, fps: int) -> None:
         """An episode to watch."""
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """The trackers that still work; one that fails is dropped with a warning. Itself a `Tracker`."""
+    """The trackers that still work, told everything alike; one that fails is dropped with a warning."""
 
     def __init__(self, track: TrackConfig) -> None:
         self.track = track
@@ -98,8 +98,16 @@ class Trackers:
     def table(self, name: str, table: pa.Table) -> None:
         self._each(lambda tracker: tracker.table(name, table))
 
-    def video(self, name: str, frames: Frames) -> None:
-        self._each(lambda tracker: tracker.video(name, frames))
+    def video(self, name: str, make: Callable[[], tuple[Frames, int]]) -> None:
+        """`make` gives the frames and how many make a second; it is not called where nobody wants them."""
+        if not self._open:
+            return
+        try:
+            frames, fps = make()
+        except Exception as error:  # of a simulator, or of another's environment, which may raise anything
+            _warn(f"no video of the {name}", error)
+        else:
+            self._each(lambda tracker: tracker.video(name, frames, fps))
 
     def close(self) -> None:
         self._each(lambda tracker: tracker.close())
@@ -114,16 +122,18 @@ class Trackers:
     def _guard(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # of other people's libraries, of the disk or of the network
             failed = self._open.pop(name, None)
             if failed is not None:
-                with suppress(
-                    Exception
-                ):  # what it had until now is worth keeping, a second failure is not worth a word
+                with suppress(Exception):  # what it has is worth keeping, a second failure is not worth a word
                     failed.close()
-            self.track = self.track.model_copy(update={name: type(self.track)().model_dump()[name]})
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warnings.warn(f"{name}: {reason}; the run goes on without it", stacklevel=4)
+            self.track = self.track.model_copy(update={name: getattr(TrackConfig(), name)})
+            _warn(name, error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    warnings.warn(f"{what}: {reason}; the run goes on without it", stacklevel=2)
 
 
 @contextmanager
@@ -140,7 +150,7 @@ def tracking(
     if track.wandb is not WandbMode.OFF:
         trackers.open("wandb", lambda: _Wandb(track, run.resolve(), kind, label, title or label, settings))
     if track.tensorboard:
-        trackers.open("tensorboard", lambda: _TensorBoard(run / "tensorboard" / label))
+        trackers.open("tensorboard", lambda: _TensorBoard(run / TENSORBOARD / label))
     try:
         yield trackers
     finally:
@@ -153,12 +163,19 @@ def epoch_numbers(epoch: Epoch) -> dict[str, float]:
 
 
 def track_evaluation(
-    track: TrackConfig, run: Path, policy: Policy, split: Split, table: pa.Table, found: Measurement
+    track: TrackConfig, run: Path, policy: Policy, recipe: Recipe, split: Split, table: pa.Table, found: Measurement
 ) -> None:
     """Track an evaluation: its intervals, its episodes, and a video of the best one."""
-    what = {"policy_digest": policy.digest, "split": split.value, "config": policy.config.model_dump(mode="json")}
-    best = table.column("index")[int(np.argmax(table.column("primary").to_numpy()))].as_py()
-    with tracking(track, run, Kind.EVAL, what, split.value, f"{split.value} {policy.digest[:12]}") as tracker:
+    protocol = recipe.protocol
+    what = {
+        "policy_digest": policy.digest,
+        "split": split.value,
+        "protocol": protocol.model_dump(mode="json"),
+        "config": policy.config.model_dump(mode="json"),
+    }
+    name = f"{split.value}-{policy.digest[:8]}-{protocol.digest[:8]}"
+    title = " · ".join([split.value, policy.digest[:12], *protocol.variations])
+    with tracking(track, run, Kind.EVAL, what, name, title) as tracker:
         tracker.summary(
             {
                 "episodes": found.episodes,
@@ -168,7 +185,13 @@ def track_evaluation(
             }
         )
         tracker.table("episodes", table)
-        tracker.video("best episode", lambda: replay(policy, split, best).frames)
+        best = table.column("index")[int(np.argmax(table.column("primary").to_numpy()))].as_py()
+
+        def film() -> tuple[Frames, int]:
+            replayed = replay(policy, recipe, split, best)
+            return replayed.frames, replayed.fps
+
+        tracker.video("best episode", film)
 
 
 def interval_numbers(name: str, interval: Interval) -> dict[str, float]:
@@ -203,15 +226,16 @@ class _TensorBoard:
     def table(self, name: str, table: pa.Table) -> None:
         """TensorBoard shows no tables; the rows are in the run directory."""
 
-    def video(self, name: str, frames: Frames) -> None:
+    def video(self, name: str, frames: Frames, fps: int) -> None:
         from tensorboardX.proto import summary_pb2
 
-        pictures = np.stack(list(frames()))
-        height, width = pictures.shape[1:3]
-        gif = io.BytesIO()
-        iio.imwrite(gif, pictures, extension=".gif", duration=1000 / FPS, loop=0)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "video.gif"  # what TensorBoard plays
+            write_video(frames, file, fps)
+            gif = file.read_bytes()
+        height, width = frames[0].shape[:2]
         proto: Any = summary_pb2  # generated code that type checkers see nothing of
-        image = proto.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif.getvalue())
+        image = proto.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         self._write(0, proto.Summary(value=[proto.Summary.Value(tag=name, image=image)]))
         self._writer.flush()
 
@@ -236,7 +260,7 @@ class _Wandb:
     ) -> None:
         if importlib.util.find_spec("wandb") is None:
             raise TrackerError("is not installed (pip install 'bet-ray[wandb]')")
-        folder = run / "wandb"
+        folder = run / WANDB
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):  # wandb itself would quietly write to a temporary folder
             raise TrackerError(f"{folder} cannot be written")
@@ -286,8 +310,8 @@ class _Wandb:
     def table(self, name: str, table: pa.Table) -> None:
         self._tell("table", name, table)
 
-    def video(self, name: str, frames: Frames) -> None:
-        self._tell("video", name, np.stack(list(frames())), FPS)
+    def video(self, name: str, frames: Frames, fps: int) -> None:
+        self._tell("video", name, list(frames), fps)
 
     def close(self) -> None:
         self._messages.put(("close",))

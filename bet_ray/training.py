@@ -4,32 +4,53 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from bet.config import Config, ConfigError
+from bet.config import Config
 from bet.data.episodes import Episodes
-from bet.errors import FailedRunError
+from bet.errors import FailedRunError, UsageError
 from bet.policy import BEST, POLICY_JSON, Policy
-from bet.training import Epoch, Training
-from bet_ray.manifest import holds_a_run, read_manifest, write_manifest, write_text
+from bet.training import Epoch, Training, TrainingDivergedError
+from bet.workers import ALONE, Workers
+from bet_ray.manifest import RunError, earlier_manifest, write_manifest, write_text
 from bet_ray.results import HISTORY, write_table
 
 CHECKPOINT = "checkpoint.pt"
 HISTORY_JSON = "history.json"
 CHECKPOINT_SECONDS = 30.0
 
-Progress = Callable[[Training, Epoch | None], None]
-"""Called after every step; with the epoch when the step completed one."""
+Progress = Callable[[float, Epoch | None], None]
+"""Called with the epochs done, a fraction within one, and with the epoch when one is complete."""
+
+
+@dataclass(frozen=True)
+class WorkerCount:
+    """How many workers: between `least` and `most`, as the cluster has room for."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def parse(cls, text: str) -> "WorkerCount":
+        """`"2"` or `"2-4"`. Raises `UsageError`."""
+        least, _, most = text.partition("-")
+        try:
+            count = cls(int(least), int(most or least))
+        except ValueError:
+            raise UsageError(f"--num-workers: expected a number like 2 or a range like 2-4, got {text!r}") from None
+        if not 1 <= count.least <= count.most:
+            raise UsageError(f"--num-workers: {text!r} is no range of at least one worker")
+        return count
 
 
 def trial_id(config: Config) -> str:
     """Names a setting, whatever its training seed: the same setting has the same directory in any order of trials."""
     setting = config.model_copy(
         update={
-            "train": config.train.model_copy(update={"seed": 0, "device": "cpu"}),
+            "train": config.train.model_copy(update={"seed": 0, "device": "cpu", "threads": 1}),
             "eval": type(config.eval)(),
             "pool": type(config.pool)(),
         }
@@ -40,14 +61,15 @@ def trial_id(config: Config) -> str:
 class SeedRun:
     """One training of one setting with one seed, in `policies/TRIAL/SEED/` of a run directory.
 
-    Continues from the checkpoint there, if any; ends bit-identical to a run that was never interrupted.
+    Continues from the checkpoint there, if any; ends bit-identical to a run that was never interrupted. Of several
+    workers, the first alone writes.
     """
 
-    def __init__(self, run: Path, config: Config, episodes: Episodes) -> None:
+    def __init__(self, run: Path, config: Config, episodes: Episodes, workers: Workers = ALONE) -> None:
         self.config = config
         self.name = f"{trial_id(config)}/{config.train.seed}"
         self.directory = run / "policies" / self.name
-        self.training = Training(config, episodes)
+        self.training = Training(config, episodes, workers)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpoint = self.directory / CHECKPOINT
         if self._checkpoint.exists():
@@ -59,7 +81,7 @@ class SeedRun:
         while self.training.epochs_done < epoch:
             finished = self.training.step()
             if progress:
-                progress(self.training, finished)
+                progress(self.training.steps_done / self.training.steps_per_epoch, finished)
             if time.monotonic() - written > CHECKPOINT_SECONDS:
                 self.save()
                 written = time.monotonic()
@@ -82,6 +104,8 @@ class SeedRun:
 
     def save(self) -> None:
         """Write a checkpoint. After an export, so that a training never comes back past a policy that was not kept."""
+        if self.training.workers.rank > 0:
+            return
         self.training.save(self._checkpoint)
         rows = [asdict(epoch) for epoch in self.training.history]
         write_text(self.directory / HISTORY_JSON, json.dumps(rows))
@@ -93,39 +117,44 @@ def set_best(run: Path, name: str) -> None:
 
 
 def begin(run: Path, config: Config, episodes: Episodes, resume: bool) -> None:
-    """Write the manifest of a training. Raises `ConfigError` for a directory in use, or the resume of another."""
+    """Write the manifest of a training. Raises `RunError` for a directory in use, or the resume of another."""
     what = {"config": config.model_dump(mode="json"), "dataset_digest": episodes.digest}
-    if holds_a_run(run):
-        if not resume:
-            raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
-        before = read_manifest(run)
-        if any(before.get(key) != value for key, value in what.items()):
-            raise ConfigError(f"{run}: cannot resume with other settings or demonstrations; choose another --out")
+    before = earlier_manifest(run, resume)
+    if before is not None and any(before.get(key) != value for key, value in what.items()):
+        raise RunError(f"{run}: cannot resume with other settings or demonstrations; choose another --out")
     write_manifest(run, "train", config.task, what)
 
 
-def train(run: Path, config: Config, episodes: Episodes, progress: Progress | None = None) -> tuple[Policy, Epoch]:
-    """Train one policy in this process; returns it as it was at its lowest validation loss, and that epoch.
+def train(
+    run: Path, config: Config, episodes: Episodes, progress: Progress | None = None, workers: Workers = ALONE
+) -> Epoch:
+    """Train one policy in this process, or as one of several; returns the epoch of its lowest validation loss.
 
     Keeps the policies of that epoch, which `best` names, and of the last. Raises `TrainingDivergedError`; the best
     policy so far is kept.
     """
-    seed_run = SeedRun(run, config, episodes)
+    seed_run = SeedRun(run, config, episodes, workers)
     training = seed_run.training
     best = min(training.history, key=lambda row: row.val_loss, default=None)
     while not training.done:
-        seed_run.train_to(training.epochs_done + 1, progress)
+        try:
+            seed_run.train_to(training.epochs_done + 1, progress)
+        except TrainingDivergedError as error:
+            kept = "no policy yet" if best is None else f"{run} keeps the policy of epoch {best.epoch}"
+            raise TrainingDivergedError(f"{error} ({kept})") from error
         last, previous = training.history[-1], best
         if best is None or last.val_loss < best.val_loss:
             best = last
-            set_best(run, seed_run.export(best.epoch)[1])
+            if workers.rank == 0:
+                set_best(run, seed_run.export(best.epoch)[1])
         seed_run.save()
-        if previous is not None and previous is not best:
+        if workers.rank == 0 and previous is not None and previous is not best:
             shutil.rmtree(seed_run.directory / str(previous.epoch), ignore_errors=True)
     assert best is not None
-    seed_run.export(training.epochs_done)
-    write_history(run)
-    return Policy.load(run), best
+    if workers.rank == 0:
+        seed_run.export(training.epochs_done)
+        write_history(run)
+    return best
 
 
 def write_history(run: Path, rungs: dict[tuple[str, int, int], tuple[float, float]] | None = None) -> None:

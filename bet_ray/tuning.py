@@ -19,7 +19,6 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.schedulers import ASHAScheduler
@@ -32,15 +31,15 @@ from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
-from bet.training import Epoch, Training, TrainingDivergedError
-from bet_ray.evaluation import measurement, protocol_named
-from bet_ray.manifest import holds_a_run, read_manifest, write_manifest, write_text
+from bet.training import Epoch, TrainingDivergedError
+from bet_ray.evaluation import measurement, recipe_of
+from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.pool import Job
 from bet_ray.results import trials_schema, write_table
 from bet_ray.service import RolloutService
 from bet_ray.session import session
 from bet_ray.sweep import Objective, Scheduler, Search, Sweep
-from bet_ray.tracking import Kind, Tracker, epoch_numbers, interval_numbers, tracking
+from bet_ray.tracking import Kind, Trackers, epoch_numbers, interval_numbers, tracking
 from bet_ray.training import Progress, SeedRun, set_best, trial_id, write_history
 
 log = logging.getLogger(__name__)
@@ -122,14 +121,14 @@ def divide(sweep: Sweep, cpus: int) -> Shares:
 
     Rollouts are short beside training, so on a small machine a core reserved for them would mostly idle.
     """
-    resources = sweep.resources
+    resources, threads = sweep.resources, sweep.config({}).train.threads
     if cpus <= 2:
         actors, trials = resources.actors or cpus, resources.trials_at_once or cpus
         return Shares(actors, 0.5 * cpus / actors, trials, 0.5 * cpus / trials)
     actors = min(resources.actors or max(cpus // 4, 1), cpus - 1)
-    fitting = max((cpus - actors) // resources.cpus_per_trial, 1)
+    fitting = max((cpus - actors) // threads, 1)
     trials = min(resources.trials_at_once or fitting, fitting)
-    return Shares(actors, 1.0, trials, min(resources.cpus_per_trial, cpus - actors))
+    return Shares(actors, 1.0, trials, min(threads, cpus - actors))
 
 
 def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTrials | None = None) -> SweepResult:
@@ -233,10 +232,8 @@ def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
 def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None:
     """Refuse a directory in use, and a resume that is not of the same sweep; then write the manifest."""
     asked = sweep.model_dump(mode="json")
-    if holds_a_run(run):
-        if not resume:
-            raise ConfigError(f"{run}: holds a run already; continue it with --resume or choose another --out")
-        manifest = read_manifest(run)
+    manifest = earlier_manifest(run, resume)
+    if manifest is not None:
         before = manifest.get("sweep") or {}
         same = {key: before.get(key) == asked[key] for key in _FIXED}
         same["eval.rungs"] = before.get("eval", {}).get("rungs") == sweep.eval.rungs
@@ -244,7 +241,9 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
         for key in [key for key, equal in same.items() if not equal]:
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
         (run / "trials.parquet").unlink(missing_ok=True)  # by it readers know that the search is over
-    write_manifest(run, "sweep", sweep.task, {"sweep": asked, "dataset_digest": dataset_digest})
+    config = sweep.config({})
+    protocol = tasks.get(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
+    write_manifest(run, "sweep", sweep.task, {"sweep": asked, "protocol": protocol, "dataset_digest": dataset_digest})
 
 
 def _search(
@@ -328,13 +327,11 @@ def _optuna(sweep: Sweep, run: Path) -> tuple[OptunaSearch, int]:
 
 def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episodes, service: Any) -> None:
     """The Tune trainable: one setting, all its training seeds, judged at every rung while the training goes on."""
-    torch.set_num_threads(sweep.resources.cpus_per_trial)
     setting = _setting(config)
     configs = [sweep.config(setting, seed) for seed in range(sweep.seeds_per_trial)]
     trial = trial_id(configs[0])
     rungs: list[Rung] = []
     began = time.monotonic()
-    title = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items())
 
     def record(status: Status, error: str | None = None) -> None:
         _write_record(
@@ -362,12 +359,13 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
             _report(sweep, before.rungs[: count + 1])
         return
     record(Status.RUNNING)
+    title = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items())
     with tracking(sweep.track, run, Kind.TRIAL, configs[0].model_dump(mode="json"), trial, title) as tracker:
         try:
             runs = [SeedRun(run, config, episodes) for config in configs]
             pending = None
             for epoch in sweep.rung_epochs(configs[0].train.epochs):
-                jobs = [_train_to(seed_run, epoch, _epochs_to(tracker, seed_run)) for seed_run in runs]
+                jobs = [_train_to(r, epoch, _epochs_to(tracker, r.config.train.seed)) for r in runs]
                 val_loss = sum(r.training.history[epoch - 1].val_loss for r in runs) / len(runs)
                 if pending is not None:
                     settle(pending)  # the last rung was simulated while this one trained
@@ -401,13 +399,13 @@ def _report(sweep: Sweep, rungs: list[Rung]) -> None:
     tune.report({"objective": choose(rung.objective for rung in rungs), "epoch": rungs[-1].epoch})
 
 
-def _epochs_to(tracker: Tracker, seed_run: SeedRun) -> Progress:
+def _epochs_to(tracker: Trackers, seed: int) -> Progress:
     """Has the epochs of one seed tracked."""
 
-    def show(state: Training, epoch: Epoch | None) -> None:
+    def show(done: float, epoch: Epoch | None) -> None:
         if epoch is not None:
-            prefix = f"seed {seed_run.config.train.seed}/"
-            tracker.log(epoch.epoch, {f"{prefix}{name}": value for name, value in epoch_numbers(epoch).items()})
+            numbers = {f"seed {seed}/{name}": value for name, value in epoch_numbers(epoch).items()}
+            tracker.log(epoch.epoch, numbers)
 
     return show
 
@@ -430,10 +428,9 @@ def _train_to(seed_run: SeedRun, epoch: int, progress: Progress) -> Job:
 
 def _job(policy: Policy, split: Split) -> Job:
     task = tasks.get(policy.config.task)
-    protocol = protocol_named(task, policy.config.eval.protocol)
     # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
     keep = bool(task.modes) and split is Split.REPORT
-    return Job.of(policy, protocol, split, keep_trajectories=keep)
+    return Job.of(policy, recipe_of(policy), split, keep_trajectories=keep)
 
 
 def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: list[pa.Table]) -> Rung:

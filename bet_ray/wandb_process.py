@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import imageio.v3 as iio
-import numpy as np
 import pyarrow as pa
+
+from bet_ray.video import write_video
 
 STEP = "epoch"
 
@@ -98,10 +98,10 @@ def _act(run: Any, kind: str, what: list[Any]) -> None:
         case "table", [str(name), pa.Table() as table]:
             rows: list[Any] = [list(row.values()) for row in table.to_pylist()]
             run.log({name: wandb.Table(columns=table.column_names, data=rows, allow_mixed_types=True)})
-        case "video", [str(name), np.ndarray() as frames, fps]:
+        case "video", [str(name), list(frames), int(fps)]:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "video.mp4"
-                iio.imwrite(path, frames, fps=fps, codec="libx264")
+                write_video(frames, path, fps)
                 run.log({name: wandb.Video(str(path), format="mp4")})  # copied before this returns
         case _:
             raise ValueError(f"no message {kind!r}")

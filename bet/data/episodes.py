@@ -5,6 +5,7 @@ Step `t` of an episode holds the observation *before* its action. Episode `e` is
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +17,15 @@ from bet.errors import UsageError
 
 class DataError(UsageError):
     """The data are not what the format promises; the message names the source and the row."""
+
+
+class FaultyEpisodesError(DataError):
+    """Arrays that could be read break what `Episodes` promises; the message is about the first of the faults."""
+
+    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+        """All of them, a line each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,24 +55,29 @@ class Episodes:
         self._check()
 
     def _check(self) -> None:
+        faults = tuple(self._faults())
+        if faults:
+            raise FaultyEpisodesError(f"{self.source}: {faults[0]}", faults)
+
+    def _faults(self) -> Iterator[str]:
         steps, ends = len(self.observations), self.episode_ends
         if len(self.actions) != steps:
-            raise DataError(f"{self.source}: {steps} observations but {len(self.actions)} actions")
+            yield f"{steps} observations but {len(self.actions)} actions"
         if len(ends) == 0:
-            raise DataError(f"{self.source}: no episodes")
+            yield "no episodes"
+            return
         lengths = np.diff(ends, prepend=0)
-        if (lengths <= 0).any():
-            row = int(np.argmax(lengths <= 0))
+        for row in np.flatnonzero(lengths <= 0):
             what = "is empty" if lengths[row] == 0 else f"ends at {ends[row]}, before it starts"
-            raise DataError(f"{self.source}: episode {row} {what} (episode_ends must rise)")
+            yield f"episode {row} {what} (episode_ends must rise)"
         if ends[-1] != steps:
-            raise DataError(f"{self.source}: the last episode ends at {ends[-1]} but there are {steps} steps")
+            yield f"the last episode ends at {ends[-1]} but there are {steps} steps"
         for name in ("observations", "actions"):
-            finite = np.isfinite(getattr(self, name)).all(axis=1)
-            if not finite.all():
-                row = int(np.argmin(finite))
-                episode = int(np.searchsorted(ends, row, side="right"))
-                raise DataError(f"{self.source}: {name} row {row} (episode {episode}) is not finite")
+            rows = np.flatnonzero(~np.isfinite(getattr(self, name)).all(axis=1))
+            numbers, first, counts = np.unique(ends.searchsorted(rows, "right"), return_index=True, return_counts=True)
+            for episode, row, count in zip(numbers, rows[first], counts, strict=True):
+                more = f", and {count - 1} more in the episode" if count > 1 else ""
+                yield f"{name} row {row} (episode {episode}) is not finite{more}"
 
     def __len__(self) -> int:
         """Number of episodes."""

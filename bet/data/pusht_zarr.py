@@ -1,7 +1,8 @@
 """The published PushT demonstrations: a replay buffer of Diffusion Policy, a zarr v2 folder.
 
 Holds `data/state` (N, 5): agent xy, block xy in pixels, block angle in radians; `data/action` (N, 2): where the agent
-should go, in pixels; `meta/episode_ends` (E,). Images and keypoints, where present, are not read.
+should go, in pixels; `meta/episode_ends` (E,). Images and `data/keypoint` (N, 9, 2), where present, are not read: the
+layout `keypoints9` is made from the state, as in the simulator. Keypoints are written: Diffusion Policy trains on them.
 """
 
 import warnings
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError
 
 from bet.data.episodes import DataError, Episodes
+from bet.data.pusht import states_of
+from bet.files import new_folder
 from bet.layouts import PushTLayout, pusht_observations
 
 _COLUMNS = {"data/state": 5, "data/action": 2, "meta/episode_ends": None}  # None: one-dimensional
+_CHUNK = 1000  # rows
 
 
 def load_pusht_zarr(path: Path, layout: PushTLayout = PushTLayout.STATE) -> Episodes:
@@ -41,6 +45,26 @@ def load_pusht_zarr(path: Path, layout: PushTLayout = PushTLayout.STATE) -> Epis
             f"{path}: data/state has {len(state)} rows but data/action {len(action)}; they must pair up, row by row"
         )
     return Episodes(pusht_observations(state, layout), action, ends, task="pusht", source=str(path))
+
+
+def save_pusht_zarr(episodes: Episodes, path: Path) -> None:
+    """Write PushT demonstrations as a replay buffer: states, actions, ends, and the nine keypoints.
+
+    States are found from the observations, so they are those of another buffer only to the rounding of float32.
+    Raises `DataError` for demonstrations that do not show where the block is.
+    """
+    states = states_of(episodes).astype(np.float32)
+    keypoints = pusht_observations(states, PushTLayout.KEYPOINTS9)[:, 2:]
+    arrays = {
+        "data/state": states,
+        "data/action": episodes.actions,
+        "data/keypoint": keypoints.reshape(len(states), -1, 2),
+        "meta/episode_ends": episodes.episode_ends,
+    }
+    with new_folder(path) as folder:
+        group = zarr.open_group(folder, mode="w", zarr_format=2)
+        for key, array in arrays.items():
+            group.create_array(key, data=array, chunks=(min(_CHUNK, len(array)), *array.shape[1:]))
 
 
 def _read(path: Path, group: zarr.Group, key: str, columns: int | None) -> NDArray[Any]:

@@ -19,8 +19,8 @@ WALLS = (((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 50
 BAR = ((-60, 30), (60, 30), (60, 0), (-60, 0))
 STEM = ((-15, 30), (-15, 120), (15, 120), (15, 30))
 
-_OUTLINE = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], dtype=float)
-_RING_X, _RING_Y = np.append(_OUTLINE, _OUTLINE[:1], axis=0).T[..., None]  # (9, 1) each: closed
+OUTLINE = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], dtype=float)
+_RING_X, _RING_Y = np.append(OUTLINE, OUTLINE[:1], axis=0).T[..., None]  # (9, 1) each: closed
 _AREA = 120.0 * 30.0 + 30.0 * 90.0
 # The two rectangles in the T's frame, as columns to broadcast: |x| <= half width, top <= y <= bottom.
 _HALF_WIDTH = np.array([60.0, 15.0])[:, None, None]  # (2, 1, 1)
@@ -122,4 +122,4 @@ def _corners(pose: tuple[float, ...], scale: float) -> list[tuple[float, float]]
     """The outline of a T at a pose, in image coordinates."""
     x, y, angle = pose
     c, s = np.cos(angle), np.sin(angle)
-    return [((c * px - s * py + x) * scale, (s * px + c * py + y) * scale) for px, py in _OUTLINE.tolist()]
+    return [((c * px - s * py + x) * scale, (s * px + c * py + y) * scale) for px, py in OUTLINE.tolist()]

@@ -16,7 +16,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from bet.errors import UsageError
+
 Info = dict[str, Any]
+
+
+class RenderError(UsageError):
+    """There are no pictures of an environment; the message says why."""
 
 
 class SlotVectorEnv(VectorEnv):
@@ -104,11 +110,7 @@ class SlotVectorEnv(VectorEnv):
             if states is not None:
                 self._place(slot, states[slot], restore=True)
             else:
-                generator = self._generators[slot]
-                if generator is None:
-                    generator, _ = seeding.np_random(None)
-                    self._generators[slot] = generator
-                self._place(slot, self._draw_state(generator), restore=False)
+                self._start(slot, slot_seed)
         self._running |= mask
         self._elapsed[mask] = 0
         return self._observe(), {}
@@ -136,6 +138,14 @@ class SlotVectorEnv(VectorEnv):
             truncated[slots] = (self._elapsed[slots] >= self.max_steps) & ~terminated[slots]
             self._running[slots] = ~(terminated[slots] | truncated[slots])
         return self._observe(), rewards, terminated, truncated, info
+
+    def _start(self, slot: int, seed: int | None) -> None:
+        """Put a slot into an initial state; its generator has been seeded unless `seed` is None."""
+        generator = self._generators[slot]
+        if generator is None:
+            generator, _ = seeding.np_random(None)
+            self._generators[slot] = generator
+        self._place(slot, self._draw_state(generator), restore=False)
 
     def _mask(self, mask: Any) -> NDArray[np.bool]:
         if mask is None:

@@ -9,19 +9,29 @@ Noise is on the points, not on the actions, so every action leads back to the ro
 Unlike the study, which takes floor(share * n) of each route in turn, the route of each demonstration is drawn.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bet.data.episodes import Episodes
 from bet.envs.pointmass import PointMassVersion, Route
 
+BLOCK = 20_000  # episodes made at once
 
-def demonstrations(version: PointMassVersion, episodes: int, seed: int, noise: float = 0.1) -> Episodes:
+
+def demonstrations(
+    version: PointMassVersion,
+    episodes: int,
+    seed: int,
+    noise: float = 0.1,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Episodes:
     """Demonstrations of one version; the study uses 20,000.
 
     Observations are points, (N, 2) in cells, and actions the way to the next point; a route's last point is only ever
     reached. `noise` is the deviation, in cells, of the normal noise on every point (0: the study's "deterministic").
-    The first demonstrations of a larger number are the same ones.
+    The first demonstrations of a larger number are the same ones. `progress` hears how many are done.
 
     Raises `ValueError` for fewer than one episode or a negative noise.
     """
@@ -33,12 +43,18 @@ def demonstrations(version: PointMassVersion, episodes: int, seed: int, noise: f
     lengths = np.array([len(path) - 1 for path in paths])  # (R,) steps
 
     routes = demonstrated_routes(version, episodes, seed)  # (E,)
-    jitter = noise * _generators(seed)[1].standard_normal((episodes, longest, 2))
-    points = padded[routes] + jitter  # (E, P, 2)
-    real = np.arange(longest - 1) < lengths[routes, None]  # (E, P - 1) steps that are not padding
+    generator = _generators(seed)[1]
+    observations, actions = [], []
+    for first in range(0, episodes, BLOCK):
+        block = routes[first : first + BLOCK]  # (B,)
+        points = padded[block] + noise * generator.standard_normal((len(block), longest, 2))  # (B, P, 2)
+        real = np.arange(longest - 1) < lengths[block, None]  # (B, P - 1) steps that are not padding
+        observations.append(points[:, :-1][real].astype(np.float32))
+        actions.append(np.diff(points, axis=1)[real].astype(np.float32))
+        progress(first + len(block))
     return Episodes(
-        observations=points[:, :-1][real].astype(np.float32),
-        actions=np.diff(points, axis=1)[real].astype(np.float32),
+        observations=np.concatenate(observations),
+        actions=np.concatenate(actions),
         episode_ends=np.cumsum(lengths[routes]),
         task=version.value,
         source=f"{version.value} demonstrations",

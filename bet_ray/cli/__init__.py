@@ -1,6 +1,7 @@
 """The command line: one module per command group, no logic of their own."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -42,6 +43,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for package in ("bet", "bet_ray") if debug else ():
         logging.getLogger(package).setLevel(logging.DEBUG)
+    if os.getcwd() not in sys.path:  # so that `my_pkg:MyEnv-v0` finds my_pkg.py here; Ray tells its workers
+        sys.path.append(os.getcwd())
     warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
     try:
         app(args=arguments, prog_name="bet-ray")

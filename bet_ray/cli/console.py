@@ -1,10 +1,12 @@
 """What all commands print with."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from threading import Timer
 
 from rich.console import Console
 from rich.progress import (
@@ -39,8 +41,8 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar with count, rate and time left, on stderr; silent where that is not a terminal."""
+def progress_bar(delay: float = 0.0) -> Iterator[Progress]:
+    """A bar with count, rate and time left, on stderr; silent where that is not a terminal, or for `delay` seconds."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,8 +52,15 @@ def progress_bar() -> Iterator[Progress]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    bar = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+    appear = Timer(delay, bar.start)
+    appear.start()
+    try:
         yield bar
+    finally:
+        appear.cancel()
+        appear.join()
+        bar.stop()
 
 
 def track_shorthand(wandb: bool, tensorboard: bool) -> list[str]:
@@ -63,4 +72,5 @@ def run_directory(out: Path | None, name: str, resume: bool) -> Path:
     """Where a run goes: --out, else runs/NAME-DATE-TIME. Raises `UsageError` for a resume that does not say of what."""
     if out is None and resume:
         raise UsageError("--resume needs --out, the run directory to continue")
+    name = re.sub("[:/]", "-", name)  # of a gymnasium id
     return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,15 +1,149 @@
 """`bet-ray data`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 
-from bet_ray.cli import download
-from bet_ray.cli.console import console
+from bet_ray.cli import convert, download
+from bet_ray.cli.console import console, progress_bar
+
+if TYPE_CHECKING:
+    from bet.config import Config
+    from bet.data.episodes import Episodes
+    from bet.data.summary import Column
+    from bet.tasks import Task
 
 app = typer.Typer(help="Make, fetch and look at demonstrations.", no_args_is_help=True)
-app.command("download", epilog=download.EXAMPLES)(download.download)
+app.command(epilog=convert.EXAMPLES)(convert.convert)
+app.command(epilog=download.EXAMPLES)(download.download)
+
+Demonstrations = Annotated[
+    str, typer.Argument(help="A task's name, for the task's own demonstrations, or a file or folder.")
+]
+Observation = Annotated[
+    str | None, typer.Option(help="Observation layout, as in data.observation. Default: the one they are stored in.")
+]
+SLOW = 2.0  # seconds without a progress bar
+
+
+@app.command("list", epilog="Example: `bet-ray data list`")
+def list_() -> None:
+    """Where each task's demonstrations are looked for, what is there, and how to get them."""
+    from bet import tasks
+    from bet.config import make_config
+    from bet.data.episodes import DataError
+
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("task", "looked for in", "episodes", "steps", "made by", "licence", "to get them"):
+        number = column in ("episodes", "steps")
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for task in tasks.TASKS.values():
+        if task.origin is None:
+            continue
+        path = task.origin.path
+        try:
+            episodes = task.load(make_config(task.name).data) if path is None or path.exists() else None
+            counts = (f"{len(episodes):,}", f"{len(episodes.observations):,}") if episodes else ("absent", "")
+        except DataError:
+            counts = ("damaged", "")
+        get = f"download {task.name}" if path else f"generate {task.name}"
+        table.add_row(
+            task.name,
+            escape(str(path)) if path else "made on the spot",
+            *counts,
+            task.origin.source,
+            task.origin.licence or "none needed",
+            f"bet-ray data {get}",
+        )
+    console.print(table)
+    console.print(f"{tasks.DATA_DIR} is where they are looked for, now {escape(str(tasks.data_root()))}.")
+
+
+@app.command(epilog="Examples: `bet-ray data info pusht` · `bet-ray data info my.parquet`")
+def info(demonstrations: Demonstrations, observation: Observation = None) -> None:
+    """Say what demonstrations hold."""
+    from bet.data.summary import summarize
+
+    episodes = _load(demonstrations, observation)
+    task, config = _about(episodes, observation)
+    layout = config.data.observation
+    task.check(episodes, layout)
+    found = summarize(episodes, task, config)
+    shortest, mean, longest = found.lengths
+    console.print(f"[bold]{task.name}[/]: {task.summary}")
+    console.print(f"{found.episodes:,} demonstrations, {found.steps:,} steps, digest {episodes.digest[:12]}")
+    console.print(f"from {escape(episodes.source)} ({_format(Path(episodes.source))}), observation layout {layout}")
+    console.print(f"lengths {shortest} to {longest}, mean {mean:.1f}; {found.windows:,} windows of {found.window}")
+    console.print(f"{found.distinct_actions:,} distinct actions; the preset has {config.codebook.bins} bins")
+    same = "; ".join(" = ".join(map(str, group)) for group in found.duplicates)
+    console.print(f"equal episodes: {same or 'none'}")
+    for route, count in found.routes.items():
+        share, published = count / found.episodes, task.modes[route]
+        console.print(f"route {route}: {count:,} episodes, {share:.3f} (published {published:.3f})")
+    for title, columns in (("observations", found.observations), ("actions", found.actions)):
+        console.print(_ranges(title, columns))
+
+
+@app.command(epilog="Examples: `bet-ray data validate pusht` · `bet-ray data validate my.parquet && bet-ray train ...`")
+def validate(
+    demonstrations: Demonstrations,
+    observation: Observation = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for warnings as well.")] = False,
+) -> None:
+    """Check demonstrations and print all that is wrong or odd.
+
+    Exit code 0 when training can go ahead (there may be warnings), 1 when there are errors, 2 when nothing can be
+    opened.
+    """
+    from bet.data.validate import Severity, opened, problems
+
+    episodes, found = opened(lambda: _load(demonstrations, observation))
+    if episodes is not None:
+        task, config = _about(episodes, observation)
+        found += problems(episodes, task, config.data.observation)
+    for problem in found:
+        colour = "red" if problem.severity is Severity.ERROR else "yellow"
+        console.print(f"[{colour}]{problem.severity.value}:[/] {escape(problem.text)}")
+    errors = sum(problem.severity is Severity.ERROR for problem in found)
+    what = f"{len(episodes):,} demonstrations, {len(episodes.observations):,} steps: " if episodes else ""
+    console.print(f"{what}{_count(errors, 'error')}, {_count(len(found) - errors, 'warning')}")
+    if errors or (strict and found):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `bet-ray data show pusht --episodes 0,5,17 --out show/`")
+def show(
+    demonstrations: Demonstrations,
+    observation: Observation = None,
+    episodes: Annotated[
+        str | None, typer.Option(help="Episodes to look at closely, for example 0,5,17. Default: six, evenly spread.")
+    ] = None,
+    bins: Annotated[int | None, typer.Option(min=1, help="Bins of the codebook. Default: the preset's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page and the video.")] = Path("show"),
+) -> None:
+    """Write a page with a video: what the demonstrations look like, and how bins would cut their actions."""
+    from bet_ray import show as pages
+
+    wanted = None if episodes is None else _numbers(episodes)
+    loaded = _load(demonstrations, observation)
+    task, config = _about(loaded, observation, bins)
+    with progress_bar(SLOW) as bar:
+        line = bar.add_task("frames", total=None)
+        shown = pages.show(
+            loaded,
+            task,
+            config,
+            out,
+            wanted=wanted,
+            named=demonstrations,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
+    console.print(f"page: {shown.page}")
+    console.print(f"video: {shown.video}" if shown.video else f"no video: {shown.no_video}")
 
 
 @app.command(epilog="Example: `bet-ray data generate pointmass2 --episodes 2000 --out data/pointmass2.parquet`")
@@ -29,29 +163,70 @@ def generate(
     if task not in list(PointMassVersion):
         raise ConfigError(f"no demonstrator for {task!r}{did_you_mean(task, list(PointMassVersion))}")
     path = out or Path("data") / f"{task}.parquet"
-    made = demonstrations(PointMassVersion(task), episodes, seed, noise)
-    save_episodes(made, path)
+    with progress_bar(SLOW) as bar:
+        line = bar.add_task("demonstrations", total=episodes)
+        made = demonstrations(
+            PointMassVersion(task), episodes, seed, noise, progress=lambda done: bar.update(line, completed=done)
+        )
+        save_episodes(made, path)
     console.print(f"{len(made)} demonstrations, {len(made.observations):,} steps, digest {made.digest[:12]} in {path}")
     console.print(f"next: bet-ray train {task} data.path={path}")
 
 
-@app.command(epilog="Example: `bet-ray data info pusht`")
-def info(
-    task: Annotated[str, typer.Argument(help="Task whose demonstrations to look at.")],
-    path: Annotated[str | None, typer.Argument(help="File or folder. Default: the task's own place.")] = None,
-) -> None:
-    """Check demonstrations and say what they hold."""
+def _load(demonstrations: str, observation: str | None) -> "Episodes":
+    """A task's own demonstrations, or those in a file or folder."""
+    from bet import tasks
+    from bet.config import ConfigError, DataConfig, did_you_mean, is_gymnasium_id
+    from bet.data.formats import load
+
+    path = Path(demonstrations)
+    if demonstrations in tasks.TASKS or (is_gymnasium_id(demonstrations) and not path.exists() and not path.suffix):
+        task = tasks.get(demonstrations)
+        return task.load(DataConfig(observation=observation or task.layouts[0]))
+    if not path.exists():
+        hint = did_you_mean(demonstrations, tasks.TASKS)
+        raise ConfigError(f"{demonstrations}: neither a task nor a file or folder{hint}")
+    return load(path, observation)
+
+
+def _format(path: Path) -> str:
+    from bet.data.formats import detect
+
+    return detect(path).value if path.exists() else "made on the spot"
+
+
+def _about(episodes: "Episodes", observation: str | None, bins: int | None = None) -> "tuple[Task, Config]":
+    """The task of demonstrations, and its settings with what the command line says."""
     from bet import tasks
     from bet.config import make_config
 
-    found = tasks.get(task)
-    episodes = found.load(make_config(task, {"data.path": path}).data)
-    lengths = episodes.lengths
-    console.print(f"{task}: {found.summary}")
-    console.print(
-        f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, digest {episodes.digest[:12]}"
-    )
-    console.print(f"lengths {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}")
-    for name, array in (("observation", episodes.observations), ("action", episodes.actions)):
-        bounds = ", ".join(f"{low:.4g}..{high:.4g}" for low, high in zip(array.min(0), array.max(0), strict=True))
-        console.print(f"{name} ({array.shape[1]}): {bounds}")
+    task = tasks.get(episodes.task)
+    settings: dict[str, str | int] = {"data.observation": observation or task.layout_of(episodes)}
+    if bins is not None:
+        settings["codebook.bins"] = bins
+    return task, make_config(task.name, settings)
+
+
+def _numbers(text: str) -> list[int]:
+    from bet.config import ConfigError
+
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--episodes: expected numbers with commas between them, got {text!r}") from None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _ranges(title: str, columns: "tuple[Column, ...]") -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("column")
+    for name in ("min", "mean", "max", "std"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for column in columns:
+        numbers = (f"{number:.4g}" for number in (column.low, column.mean, column.high, column.std))
+        table.add_row(column.name, *numbers, "constant" if column.constant else "")
+    return table

@@ -18,7 +18,7 @@ REPLAY_EXAMPLES = "Examples: `bet-ray replay runs/a --episode 17 --video out.mp4
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run or policy directory.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Settings as key=value, of eval, pool and track: eval.episodes=500.")
+        list[str] | None, typer.Argument(help="eval.hold_bins=4 eval.window=3 eval.bins=codebook eval.start=...")
     ] = None,
     episodes: Annotated[
         int | None,
@@ -39,16 +39,17 @@ def evaluate(
 ) -> None:
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
-    from bet.config import parse_overrides
+    from bet.config import changed, parse_overrides
+    from bet.metrics import SUCCESS
     from bet.policy import Policy
     from bet_ray import evaluation
-    from bet_ray.tracking import track_evaluation
 
     policy = Policy.load(run)
-    overrides = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
-    wanted = evaluation.evaluation_config(policy.config, overrides)
-    episodes = episodes or wanted.eval.episodes
-    chosen = _split(split or wanted.eval.split)
+    changes = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
+    recipe = evaluation.recipe_of(policy, changes)
+    wanted = changed(policy.config, changes).eval
+    episodes = episodes or wanted.episodes
+    chosen = _split(split or wanted.split)
     task = tasks.get(policy.config.task)
     target = out or evaluation.run_of(run)
     began = time.monotonic()
@@ -64,28 +65,32 @@ def evaluate(
         table = evaluation.evaluate(
             run,
             episodes=episodes,
-            actors=actors or wanted.pool.actors,
-            slots=slots or wanted.pool.slots,
+            actors=actors or policy.config.pool.actors,
+            slots=slots or policy.config.pool.slots,
             out=target,
             split=chosen,
-            protocol=wanted.eval.protocol,
+            settings=changes,
             trajectories=trajectories,
             allow_mixed_numerics=allow_mixed_numerics,
             progress=show,
         )
     seconds = time.monotonic() - began
     found = evaluation.measurement(task, table)
-    track_evaluation(wanted.track, target, policy, chosen, table, found)
     config = policy.config
     console.print(
         f"{task.name} · {config.codebook.bins} bins, window {config.model.window}, gamma {config.loss.gamma:g} "
         f"· policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
+        f"{''.join(f' · {text}' for text in recipe.protocol.variations)}"
     )
-    console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
+    if task.protocol.primary != SUCCESS:
+        console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
     console.print(
         f"  [bold]success[/]  {found.success:.3f}  ({int(sum(table.column('success').to_pylist()))} of "
         f"{found.episodes}, {found.success.method}, 95%)"
     )
+    if task.protocol.primary == SUCCESS:
+        returns = table.column("return").to_numpy()
+        console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
     for mode, share in found.mode_shares.items():
         console.print(f"  {mode}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     failed = table.column("end").to_pylist().count("error")
@@ -99,32 +104,43 @@ def evaluate(
 
 def replay(
     run: Annotated[Path, typer.Argument(help="Run or policy directory.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="As in the evaluation: eval.hold_bins=4 ...")] = None,
     episode: Annotated[int, typer.Option(min=0, help="Index of the episode.")] = 0,
     split: Annotated[str, typer.Option(help="Its split: report or tune.")] = "report",
     video: Annotated[Path | None, typer.Option(help="Write a video (mp4 or gif).")] = None,
 ) -> None:
     """Run one episode again, bit for bit, and show what happened."""
     from bet import tasks
+    from bet.config import parse_overrides
     from bet.policy import Policy
     from bet_ray import replay as replays
-    from bet_ray.evaluation import run_of
+    from bet_ray.evaluation import recipe_of, run_of
+    from bet_ray.results import EpisodeSource
+    from bet_ray.video import check_ending, write_video
 
+    if video is not None:
+        check_ending(video)
     policy = Policy.load(run)
+    chosen, recipe = _split(split), recipe_of(policy, parse_overrides(settings or []))
     task = tasks.get(policy.config.task)
-    replayed = replays.replay(policy, _split(split), episode)
+    replayed = replays.replay(policy, recipe, chosen, episode, pictures=video is not None)
     result = replayed.result
+    end = result.end.value if result.success else f"no success, {result.end.value}"
+    # Where modes are named, the primary metric is one of many episodes; a single one succeeds or does not.
+    score = "" if task.modes else f", {task.protocol.primary} {result.primary:.3f}"
     console.print(
-        f"{task.name} · {split} episode {episode} · {result.end.value} after {result.length} steps · "
-        f"{task.protocol.primary} share {result.primary:.3f}, return {result.total_reward:.2f}"
+        f"{task.name} · {split} episode {episode} · {end} after {result.length} steps{score}, "
+        f"return {result.total_reward:.2f}"
     )
     for name, value in vars(result.outcome).items() if result.outcome else ():
         console.print(f"  {name}: {value}")
     if result.trajectory is not None:
         bins = result.trajectory.bins
         console.print(f"  bins drawn: {' '.join(map(str, bins[:24]))}{' …' if len(bins) > 24 else ''}")
-    console.print(f"  {replays.compare(replayed, policy, _split(split), run_of(run)).value}")
+    source = EpisodeSource.of(policy, recipe.protocol, chosen)
+    console.print(f"  {replays.compare(replayed, source, run_of(run)).value}")
     if video is not None:
-        replays.write_video(replayed, video)
+        write_video(replayed.frames, video, replayed.fps)
         console.print(f"{len(replayed.frames)} frames in {video}")
 
 

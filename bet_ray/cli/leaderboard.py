@@ -23,6 +23,7 @@ ROWS = 20
 def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     """The best settings so far. All numbers are of `tune`, where the winner is chosen."""
     from bet import tasks
+    from bet.metrics import SUCCESS
 
     table = Table(
         title=sweep.question, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -30,15 +31,18 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     table.add_column("#", justify="right")
     for key in sweep.space:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
-    for name in (tasks.get(sweep.task).protocol.primary, "success", "epoch", "val loss", "status"):
+    primary = tasks.get(sweep.task).protocol.primary
+    metrics = list(dict.fromkeys((primary, SUCCESS)))  # one column where they are the same
+    for name in (*metrics, "epoch", "val loss", "status"):
         table.add_column(name, justify="right", min_width=4)
     for place, trial in enumerate(trials[:ROWS], start=1):
         rung = trial.best(sweep.objective)
         cells = [_spelled(trial.setting.get(key)) for key in sweep.space]
         if rung is None:
-            cells += ["", "", "", ""]
+            cells += [""] * (len(metrics) + 2)
         else:
-            cells += [_interval(rung.primary), _interval(rung.success), str(rung.epoch), f"{rung.val_loss:.3g}"]
+            cells += [_interval(numbers) for numbers in (rung.primary, rung.success)[: len(metrics)]]
+            cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
         table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
     return table
 
@@ -87,6 +91,7 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
 def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     """The leaderboard, and what fresh episodes say of the winner."""
     from bet import tasks
+    from bet.metrics import SUCCESS
 
     name = tasks.get(sweep.task).protocol.primary
     console.print(leaderboard(sweep, result.trials))
@@ -94,9 +99,8 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")
     console.print(f"  chosen on tune     {name} {_interval(result.tune.primary)}, {result.tune.episodes} episodes")
     found = result.report
-    console.print(
-        f"  measured on report {name} {found.primary:.2f}, success {found.success:.2f}, {found.episodes} fresh episodes"
-    )
+    success = "" if name == SUCCESS else f", success {found.success:.2f}"
+    console.print(f"  measured on report {name} {found.primary:.2f}{success}, {found.episodes} fresh episodes")
 
 
 def _interval(numbers: tuple[float, float, float]) -> str:

@@ -13,8 +13,9 @@ EXAMPLES = "Example: `bet-ray settings pusht`"
 
 def settings(task: Annotated[str, typer.Argument(help="Task whose preset to show.")] = "pusht") -> None:
     """Every setting, its value for a task, and what it does."""
-    from bet.config import SHORT_FORMS, config_keys, make_config
+    from bet.config import SHORT_FORMS, config_keys, make_config, task_named
 
+    task = task_named(task)
     short = {key: name for name, key in SHORT_FORMS.items()}
     values = make_config(task)
     table = Table(title=f"settings of {task}, given as key=value", title_justify="left", header_style="bold")

@@ -9,55 +9,78 @@ from bet_ray.cli.console import (
     TENSORBOARD_HELP,
     WANDB_HELP,
     console,
+    errors,
     progress_bar,
     run_directory,
     track_shorthand,
 )
 
-EXAMPLES = "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a`"
+EXAMPLES = (
+    "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a` · `... --num-workers 4` · "
+    "`... --resume` · `bet-ray train task.env=my_pkg:MyEnv-v0 data.path=demos.parquet`"
+)
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="Task: pusht, pointmass1 or pointmass2.")],
+    task: Annotated[
+        str, typer.Argument(help="Task: pusht, pointmass1, pointmass2, or a gymnasium id: [task.env=]my_pkg:MyEnv-v0.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, for example bins=64 loss.gamma=2.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TASK-DATE-TIME.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; key=value wins over it.")] = None,
+    num_workers: Annotated[
+        str, typer.Option(help="Ray Train workers that share every batch: 2, or 2-4 as there is room. 1: no Ray.")
+    ] = "1",
+    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Train on CUDA, a device for each worker.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training in --out.")] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
     """Train one policy on a task's demonstrations."""
     from bet import tasks
-    from bet.config import flatten, load_yaml, make_config, parse_overrides
-    from bet.training import Epoch, Training
+    from bet.config import flatten, load_yaml, make_config, parse_overrides, task_named
+    from bet.policy import Policy
+    from bet.training import Epoch
     from bet_ray import training
     from bet_ray.tracking import Kind, epoch_numbers, tracking
 
-    tasks.get(task)
+    task = task_named(task)
+    found = tasks.get(task)
+    workers = training.WorkerCount.parse(num_workers)
     layers = [flatten(load_yaml(config))] if config else []
-    resolved = make_config(task, *layers, parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])]))
+    device = {"train.device": "cuda"} if use_gpu else {}
+    overrides = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
+    resolved = make_config(task, *layers, device, overrides)
     run = run_directory(out, task, resume)
-    episodes = tasks.get(task).load(resolved.data)
+    episodes = found.load(resolved.data)
     training.begin(run, resolved, episodes, resume)
-    what = resolved.model_dump(mode="json")
-    with tracking(resolved.track, run, Kind.TRAIN, what) as tracker, progress_bar() as bar:
-        line = bar.add_task("training", total=None)
+    console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, into {run}")
+    with tracking(resolved.track, run, Kind.TRAIN, resolved.model_dump(mode="json")) as tracker, progress_bar() as bar:
+        line = bar.add_task("training", total=resolved.train.epochs)
 
-        def show(state: Training, epoch: Epoch | None) -> None:
-            total = state.steps_per_epoch * resolved.train.epochs
-            bar.update(line, completed=state.steps_done, total=total)
-            if epoch is not None:
-                bar.update(line, description=f"epoch {epoch.epoch}, validation loss {epoch.val_loss:.4g}")
-                tracker.log(epoch.epoch, epoch_numbers(epoch))
+        def show(done: float, epoch: Epoch | None) -> None:
+            bar.update(line, completed=done)
+            if epoch is None:
+                return
+            tracker.log(epoch.epoch, epoch_numbers(epoch))
+            losses = f"training loss {epoch.train_loss:.4g}, validation loss {epoch.val_loss:.4g}"
+            if errors.is_terminal:
+                bar.update(line, description=f"epoch {epoch.epoch}: {losses}")
+            else:
+                errors.print(f"epoch {epoch.epoch} of {resolved.train.epochs}: {losses}")
 
-        policy, best = training.train(run, resolved, episodes, show)
+        if workers.most == 1:
+            best = training.train(run, resolved, episodes, show)
+        else:
+            from bet_ray.distributed import train_on_workers
+
+            best = train_on_workers(run, resolved, episodes, workers, use_gpu, show)
         tracker.summary({"best_epoch": best.epoch, **epoch_numbers(best)})
-    console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps")
     console.print(
         f"best epoch {best.epoch} of {resolved.train.epochs}: validation loss {best.val_loss:.4g} "
         f"(focal {best.val_focal:.4g}, bin accuracy {best.val_accuracy:.0%})"
     )
-    console.print(f"policy {policy.digest[:12]} in {run}")
+    console.print(f"policy {Policy.load(run).digest[:12]} in {run}")
     console.print(f"next: bet-ray eval {run} --episodes 200")

@@ -1,5 +1,6 @@
 """Rollout videos of the winner, as they go into the page."""
 
+import logging
 import tempfile
 from base64 import b64encode
 from dataclasses import dataclass
@@ -10,9 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bet.config import Split
+from bet.envs.vector import RenderError
 from bet.policy import Policy
-from bet_ray.replay import replay, write_video
+from bet_ray.evaluation import recipe_of
+from bet_ray.replay import replay
 from bet_ray.report.records import Records
+from bet_ray.video import write_video
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,20 @@ class Clip:
 
 
 def clips(records: Records) -> tuple[Clip, ...]:
-    """A success and a failure of the winner's best seed; its best episode where none succeeds. Raises `PolicyError`."""
+    """A success and a failure of the winner's best seed; its best episode where none succeeds.
+
+    None of an environment that cannot be drawn, with a warning. Raises `PolicyError`.
+    """
     winner = records.winner
     if winner is None or not winner.measured:
         return ()
     policy = Policy.load(records.run)
     rows = winner.rows.filter(pc.field("policy_digest") == policy.digest)
-    return tuple(_clip(policy, title, index) for title, index in _chosen(rows))
+    try:
+        return tuple(_clip(policy, title, index) for title, index in _chosen(rows))
+    except RenderError as error:
+        log.warning("no videos in the report: %s", error)
+        return ()
 
 
 def _chosen(rows: pa.Table) -> list[tuple[str, int]]:
@@ -52,10 +65,10 @@ def _chosen(rows: pa.Table) -> list[tuple[str, int]]:
 
 
 def _clip(policy: Policy, title: str, index: int) -> Clip:
-    replayed = replay(policy, Split.REPORT, index)
+    replayed = replay(policy, recipe_of(policy), Split.REPORT, index)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(replayed, path)
+        write_video(replayed.frames, path, replayed.fps)
         mp4 = b64encode(path.read_bytes()).decode()
     result = replayed.result
     return Clip(title, index, result.length, result.primary, mp4)

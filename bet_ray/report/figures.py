@@ -1,10 +1,6 @@
-"""Plotly figures of the computed dataclasses. Nothing is computed here but where things go.
+"""Plotly figures of the computed dataclasses. Nothing is computed here but where things go. The winner is vermilion."""
 
-Colours are Okabe and Ito's, told apart under the common colour blindnesses; the winner is vermilion.
-"""
-
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from textwrap import wrap
 
 import numpy as np
@@ -17,31 +13,34 @@ from plotly.subplots import make_subplots
 from bet.envs.pointmass import TARGET_RADIUS
 from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.metrics import NO_ROUTE
+from bet_ray.page.style import (
+    BLUE,
+    FAINT,
+    FONT,
+    GRID,
+    GROUPS,
+    INK,
+    MIDDLE,
+    ROUTES,
+    SMALL,
+    VEIL,
+    VERMILION,
+    plain,
+    styled,
+)
 from bet_ray.report.compute import Axis, Curve, Curves, Dot, Panel
 from bet_ray.report.published import Published
 from bet_ray.report.routes import FAILED, Origin, Paths, Routes
 from bet_ray.report.search import SearchView
 from bet_ray.report.values import Estimate
 
-INK, MIDDLE, FAINT, GRID = "#222222", "#5b6770", "#8a8f94", "#e9ebed"
-BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-GROUPS = (BLUE, ORANGE, GREEN, PURPLE, SKY, "#000000")
-ROUTES = (BLUE, ORANGE, PURPLE, GREEN)  # in the order, and near the colours, of the videos
 ORIGINS = {  # colour and hatching; apart in lightness too
     Origin.DEMONSTRATED: ("#c9ced3", ""),
     Origin.WINNER: (VERMILION, ""),
     Origin.ONE_BIN: (MIDDLE, "/"),
 }
-FONT = {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 13, "color": INK}
-SMALL = {"size": 11}
 PANELS_A_ROW = 3
-VEIL = "rgba(255, 255, 255, 0.8)"
 SCALE = "Viridis_r"  # of an objective: dark is high
-
-
-def plain(text: str) -> str:
-    """Text that plotly, which knows some HTML, shows as it is."""
-    return escape(text, quote=False)
 
 
 def setting_figures(panels: Sequence[Panel], metric: str, published: Sequence[Published]) -> list[go.Figure]:
@@ -101,7 +100,7 @@ def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Pu
             showarrow=False,
             font={"size": 11, "color": FAINT},
         )
-    return _styled(figure, height=480, top=34, right=96 if published else 16)
+    return styled(figure, height=480, top=34, right=96 if published else 16)
 
 
 def _numeric_axis(panel: Panel) -> dict:
@@ -196,7 +195,7 @@ def curves_figure(curves: Curves, metric: str) -> go.Figure:
     figure.update_xaxes(tickformat="d", nticks=min(last, 8) + 1)
     figure.update_xaxes(range=[0, last * 1.06], col=3)
     figure.update_yaxes(rangemode="tozero")
-    return _styled(figure, height=360, top=30, bottom=104)
+    return styled(figure, height=360, top=30, bottom=104)
 
 
 def _curve(curve: Curve, values: list[float], colour: str, dash: str) -> go.Scatter:
@@ -282,7 +281,7 @@ def paths_figure(routes: Routes) -> go.Figure:
     figure.update_yaxes(constrain="domain")
     room = 14 + 18 * max(map(len, titles))
     figure.update_annotations(selector={"yref": "paper"}, font={"size": 13})
-    return _styled(figure, height=350 + room, top=room)
+    return styled(figure, height=350 + room, top=room)
 
 
 def _first_with(label: str, routes: Routes) -> Paths | None:
@@ -347,7 +346,7 @@ def shares_figure(routes: Routes) -> go.Figure:
         )
     figure.update_yaxes(title_text="share of episodes", range=[0, 1.03], tickformat=".0%")
     figure.update_layout(barmode="group", bargap=0.3)
-    return _styled(figure, height=300)
+    return styled(figure, height=300)
 
 
 def coverage_figure(best: Sequence[float]) -> go.Figure:
@@ -373,7 +372,7 @@ def coverage_figure(best: Sequence[float]) -> go.Figure:
     )
     figure.update_xaxes(title_text="best coverage in the episode", range=[0, 1])
     figure.update_yaxes(title_text="episodes", tickformat="d")
-    return _styled(figure, height=280, top=26)
+    return styled(figure, height=280, top=26)
 
 
 def importances_figure(view: SearchView) -> go.Figure:
@@ -393,7 +392,7 @@ def importances_figure(view: SearchView) -> go.Figure:
     figure.update_xaxes(title_text="share of the objective's variance between settings", range=[0, 1.05])
     figure.update_layout(bargap=0.35)
     figure.update_yaxes(type="category", automargin=True)
-    return _styled(figure, height=100 + 28 * len(shares))
+    return styled(figure, height=100 + 28 * len(shares))
 
 
 def parallel_figure(view: SearchView, metric: str) -> go.Figure:
@@ -414,29 +413,4 @@ def history_figure(view: SearchView, metric: str) -> go.Figure:
     for trace, colour in zip(figure.data, (BLUE, VERMILION), strict=False):
         if isinstance(trace, go.Scatter):
             trace.update({"marker.color": colour, "line.color": colour})
-    return _styled(figure, height=300)
-
-
-def _styled(figure: go.Figure, height: int, top: int = 12, right: int = 16, bottom: int | None = None) -> go.Figure:
-    figure.update_layout(
-        template="none",
-        height=height,
-        font=FONT,
-        margin={"l": 62, "r": right, "t": top, "b": 44},
-        paper_bgcolor="#ffffff",
-        plot_bgcolor="#ffffff",
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "font": {"size": 12}},
-        hoverlabel={"bgcolor": "#ffffff", "font": {"color": INK}},
-    )
-    figure.update_layout(margin={"b": bottom or (84 if _has_legend(figure.data) else 48)})
-    figure.update_xaxes(
-        gridcolor=GRID, zeroline=False, showline=True, linecolor=FAINT, ticks="outside", tickcolor=FAINT
-    )
-    figure.update_yaxes(
-        gridcolor=GRID, zeroline=False, showline=True, linecolor=FAINT, ticks="outside", tickcolor=FAINT
-    )
-    return figure
-
-
-def _has_legend(traces: Iterable) -> bool:
-    return sum(1 for trace in traces if trace.type in ("scatter", "bar") and trace.showlegend is not False) > 1
+    return styled(figure, height=300)

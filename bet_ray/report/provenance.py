@@ -26,10 +26,11 @@ def provenance(records: Records) -> Provenance:
     host = manifest.get("host", {})
     seed = sweep.config({}).train.seed
     seeds = ", ".join(str(seed + k) for k in range(sweep.seeds_per_trial))
+    named = f"{records.protocol.name}, {records.protocol.digest[:12]}: success when {records.protocol.success}"
     facts = [
         ("task", f"{task.name}: {task.summary}"),
-        ("protocol", f"{task.protocol.name}, {task.protocol.digest[:12]}: success when {task.protocol.success}"),
-        ("primary metric", task.protocol.primary),
+        ("protocol", ", ".join((named, *records.protocol.variations))),
+        ("primary metric", records.protocol.primary),
         ("search", f"{sweep.search.method} over {sweep.trial_count} settings, seed {sweep.search.seed}"),
         ("training seeds", f"{seeds} of each setting"),
         ("data set", f"sha256 {manifest.get('dataset_digest', 'unknown')}"),

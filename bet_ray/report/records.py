@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from bet import tasks
 from bet.config import Split
 from bet.policy import Policy
+from bet.protocol import Protocol
 from bet.tasks import Task
 from bet.training import Epoch
 from bet_ray.ledger import Ledger
@@ -53,6 +54,8 @@ class Records:
     manifest: Mapping[str, Any]
     sweep: Sweep
     task: Task
+    protocol: Protocol
+    """What judged the settings: the task's own, or a variation of it."""
     trials: Sequence[TrialRecord]
     """Best first, those without a result last."""
     started: int
@@ -72,18 +75,20 @@ def read_records(run: Path) -> Records:
     sweep = parse_sweep(manifest["sweep"], str(run / MANIFEST))
     task = tasks.get(sweep.task)
     trials = read_trials(run, sweep.objective)
+    protocol = Protocol.model_validate(manifest["protocol"]) if "protocol" in manifest else task.protocol
     episodes = Ledger(run, task).read()
     return Records(
         run=run,
         manifest=manifest,
         sweep=sweep,
         task=task,
+        protocol=protocol,
         trials=trials,
         started=sum(1 for path in (run / "policies").glob("*") if path.is_dir()),
         history=dict(_histories(run)),
         episodes=episodes,
         search_over=(run / SEARCH_ENDED).exists(),
-        winner=_winner(run, sweep, task, trials, episodes),
+        winner=_winner(run, sweep, protocol, trials, episodes),
     )
 
 
@@ -92,14 +97,16 @@ def policy_names(trial: TrialRecord, rung: Rung) -> list[str]:
     return [f"{trial.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed]
 
 
-def episodes_of(run: Path, table: pa.Table, task: Task, names: Sequence[str], split: Split, count: int) -> pa.Table:
+def episodes_of(
+    run: Path, table: pa.Table, protocol: Protocol, names: Sequence[str], split: Split, count: int
+) -> pa.Table:
     """Episodes 0..count-1 of some policies on a split. Of several numerics, the one with most rows: they never mix."""
     # Not by the column `policy`: equal policies (with one bin, gamma is idle) share their rows under either's name.
     digests = [Policy.load(run / "policies" / name).digest for name in names]
     rows = table.filter(
         pc.field("policy_digest").isin(digests)
         & (pc.field("split") == split.value)
-        & (pc.field("protocol_digest") == task.protocol.digest)
+        & (pc.field("protocol_digest") == protocol.digest)
         & (pc.field("index") < count)
     )
     kinds = rows.column("numerics").to_pylist()
@@ -107,13 +114,15 @@ def episodes_of(run: Path, table: pa.Table, task: Task, names: Sequence[str], sp
     return rows.filter(pc.field("numerics") == most)
 
 
-def _winner(run: Path, sweep: Sweep, task: Task, trials: Sequence[TrialRecord], episodes: pa.Table) -> Winner | None:
+def _winner(
+    run: Path, sweep: Sweep, protocol: Protocol, trials: Sequence[TrialRecord], episodes: pa.Table
+) -> Winner | None:
     best = trials[0] if trials else None
     rung = best.best(sweep.objective) if best else None
     if best is None or rung is None:
         return None
     names, count = policy_names(best, rung), sweep.eval.winner_episodes
-    rows = episodes_of(run, episodes, task, names, Split.REPORT, count)
+    rows = episodes_of(run, episodes, protocol, names, Split.REPORT, count)
     return Winner(best, rung, rows, count * len(names))
 
 

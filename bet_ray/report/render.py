@@ -1,15 +1,13 @@
-"""One self-contained page: plotly.js, figures, videos and styles inside, and a policy that forbids loading anything."""
+"""The report of a sweep, from its records to the page."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
 import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from bet.metrics import PushTOutcome
 from bet_ray.manifest import write_text
+from bet_ray.page import render_page
 from bet_ray.report import figures
 from bet_ray.report.clips import clips
 from bet_ray.report.compute import Stage, answer, curves, leaderboard, panels
@@ -22,7 +20,7 @@ from bet_ray.report.values import Estimate
 from bet_ray.sweep import Objective
 
 REPORT = "report.html"
-TEMPLATE = "report.html.jinja"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 SHOWN_ROWS = 20  # of the leaderboard; the others fold away
 
 
@@ -42,17 +40,10 @@ def render(records: Records) -> str:
     published = PUBLISHED.get(records.task.name, ())
     objective = metric if records.sweep.objective is Objective.PRIMARY else records.sweep.objective.value
     drawn, view, learning = routes(records), search_view(records), curves(records)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "as_estimate": Estimate.of, "duration": _duration}
-    return environment.get_template(TEMPLATE).render(
-        plotlyjs=Markup(get_plotlyjs()),
-        question=records.sweep.question,
+    return render_page(
+        TEMPLATE,
+        filters={"as_estimate": Estimate.of, "duration": _duration},
+        title=records.sweep.question,
         sweep=records.sweep,
         task=records.task,
         metric=metric,
@@ -81,13 +72,6 @@ def _coverage(records: Records) -> go.Figure | None:
         return None
     best = records.winner.rows.column("best_coverage").drop_null().to_pylist()  # null after an error
     return figures.coverage_figure(best)
-
-
-def _figure(figure: go.Figure) -> Markup:
-    # plotly writes <, > and / of any text in its JSON as \u escapes, so no text can end the script element.
-    config = {"displayModeBar": False, "responsive": True}
-    html = figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, config=config)
-    return Markup(html)
 
 
 def _duration(seconds: float) -> str:

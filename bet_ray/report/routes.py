@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bet.config import Split
-from bet.data.episodes import DataError, Episodes
+from bet.data.episodes import DataError
+from bet.data.summary import paths_of, routes_taken
 from bet.envs.pointmass import Maze, PointMassVersion
 from bet.metrics import NO_ROUTE
 from bet.policy import Policy
 from bet.rollout import rollout
 from bet.stats import mean_interval, rate_interval
-from bet.tasks import Task
-from bet.trajectory import Trajectory
+from bet_ray.evaluation import recipe_of
 from bet_ray.report.records import Records, episodes_of, policy_names
 from bet_ray.report.values import Estimate, setting_text
 from bet_ray.results import trajectories_schema
@@ -84,7 +84,9 @@ def routes(records: Records) -> Routes | None:
     single = _one_bin(records)
     if single is not None and (not winner.measured or single[0].trial != winner.trial.trial):
         trial, rung = single
-        table = episodes_of(records.run, records.episodes, task, policy_names(trial, rung), Split.TUNE, rung.episodes)
+        table = episodes_of(
+            records.run, records.episodes, records.protocol, policy_names(trial, rung), Split.TUNE, rung.episodes
+        )
         paths.append(_rolled_out_again(records, trial, rung))
         shares.append(Shares(Origin.ONE_BIN, _shares(table, labels)))
     return Routes(PointMassVersion(task.name).maze, labels, tuple(paths), tuple(shares))
@@ -121,18 +123,10 @@ def _demonstrations(records: Records) -> Paths | None:
         episodes = records.task.load(records.sweep.config({}).data)
     except DataError:
         return None
-    some = np.unique(np.linspace(0, len(episodes) - 1, DRAWN).astype(int))  # a file may be in order of routes
-    return Paths(Origin.DEMONSTRATED, "", _labelled(_walks(records.task, episodes, some)))
-
-
-def _walks(task: Task, episodes: Episodes, some: NDArray[np.integer]) -> Iterable[tuple[str, NDArray[np.float32]]]:
-    for start, end in zip(episodes.episode_starts[some], episodes.episode_ends[some], strict=True):
-        observations, actions = episodes.observations[start:end], episodes.actions[start:end]
-        # Demonstrations hold the points *before* each action; the last action leads to the target.
-        path = np.vstack([observations, observations[-1:] + actions[-1:]])
-        steps = len(actions)
-        walk = Trajectory(path, actions, np.zeros(steps), {"success": np.ones(steps)}, np.zeros(steps, np.int64))
-        yield getattr(task.outcome(walk), "route", NO_ROUTE), path
+    layout = records.sweep.config({}).data.observation
+    some = episodes.select(np.unique(np.linspace(0, len(episodes) - 1, DRAWN).astype(int)))  # may be in order of routes
+    taken = routes_taken(some, records.task, layout)
+    return Paths(Origin.DEMONSTRATED, "", _labelled(zip(taken, paths_of(some, records.task.view(layout)), strict=True)))
 
 
 def _recorded(records: Records, rows: pa.Table) -> dict[str, list[NDArray[np.float32]]]:
@@ -166,7 +160,7 @@ def _rolled_out_again(records: Records, trial: TrialRecord, rung: Rung) -> Paths
     policy = Policy.load(records.run / "policies" / policy_names(trial, rung)[0])
     found = []
     for result in sorted(
-        rollout(policy, records.task.protocol, Split.TUNE, range(DRAWN), DRAWN), key=lambda result: result.index
+        rollout(policy, recipe_of(policy), Split.TUNE, range(DRAWN), DRAWN), key=lambda result: result.index
     ):
         if result.trajectory is not None:
             route = getattr(result.outcome, "route", NO_ROUTE)

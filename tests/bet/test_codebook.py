@@ -133,3 +133,26 @@ def test_fewer_distinct_actions_than_bins_are_refused_with_both_numbers() -> Non
     few = np.tile(np.array([[0, 0], [1, 1], [0, 1]], np.float32), (100, 1))
     with pytest.raises(DataError, match=r"codebook\.bins=4 .* only 3 distinct actions"):
         fit_codebook(few, 4, seed=0)
+
+
+def test_centres_that_coincide_are_refused_with_how_many_differ() -> None:
+    actions = np.array([[0.0], [1e-30], [1.0]], np.float32)  # k-means cannot tell the first two apart
+    with pytest.raises(DataError, match=r"codebook\.bins=3 but only 2 centres of k-means differ; use as many bins"):
+        fit_codebook(actions, 3, seed=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 60), bins=st.integers(1, 12), grid=st.integers(1, 4))
+def test_any_actions_give_distinct_finite_centres_among_them_or_one_clear_line(
+    seed: int, count: int, bins: int, grid: int
+) -> None:
+    actions = np.random.default_rng(seed).integers(-grid, grid + 1, (count, 2)).astype(np.float32)
+    if len(np.unique(actions, axis=0)) < bins:
+        with pytest.raises(DataError, match="distinct actions"):
+            fit_codebook(actions, bins, seed)
+        return
+    centers = fit_codebook(actions, bins, seed)
+    assert len(centers.unique(dim=0)) == bins
+    assert (centers.numpy() >= actions.min(axis=0)).all()
+    assert (centers.numpy() <= actions.max(axis=0)).all()
+    assert len(encode(torch.from_numpy(actions), centers)[0].unique()) == bins  # no bin is empty

@@ -21,6 +21,7 @@ from bet.config import (
     make_config,
     parse_dotlist,
     parse_overrides,
+    task_named,
 )
 
 # Presets.
@@ -79,6 +80,35 @@ def test_a_preset_has_the_published_settings(task: str) -> None:
     assert config.task == task
     for key, expected in (SHARED | TABLE[task]).items():
         assert value_of(config, key) == expected, key
+
+
+@pytest.mark.parametrize("task", ["Pendulum-v1", "my_pkg:MyEnv-v0", "space/MyEnv", "my_pkg.envs:MyEnv"])
+def test_gymnasium_ids_share_a_preset(task: str) -> None:
+    config = make_config(task)
+    assert config.task == task
+    assert config.model_dump(exclude={"task"}) == make_config("Pendulum-v1").model_dump(exclude={"task"})
+    assert config.data.normalize == "minmax"
+
+
+@pytest.mark.parametrize(
+    "layer", [{"task": {"env": "Pendulum-v1"}}, {"task.env": "Pendulum-v1"}, {"task": "Pendulum-v1"}]
+)
+def test_task_env_is_a_spelling_of_task(layer: dict[str, Any]) -> None:
+    assert make_config("Pendulum-v1", flatten(layer), parse_overrides(["task.env=Pendulum-v1"])).task == "Pendulum-v1"
+    with pytest.raises(ConfigError, match="task: the settings are for 'Pendulum-v1', not for 'pusht'"):
+        make_config("pusht", flatten(layer))
+
+
+@pytest.mark.parametrize("argument", ["my_pkg:MyEnv-v0", "task=my_pkg:MyEnv-v0", "task.env=my_pkg:MyEnv-v0"])
+def test_a_task_argument_is_a_name_or_a_setting_that_gives_one(argument: str) -> None:
+    assert task_named(argument) == "my_pkg:MyEnv-v0"
+
+
+def test_another_setting_in_place_of_the_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"expected a task or task\.env=ID before the settings, got 'bins=3'"):
+        task_named("bins=3")
+    with pytest.raises(ConfigError, match=r"unknown setting 'task\.evn'; did you mean 'task\.env'"):
+        task_named("task.evn=Pendulum-v1")
 
 
 def test_every_setting_has_a_help_text() -> None:
@@ -245,7 +275,7 @@ def test_an_unknown_setting_like_no_other_gets_the_list_of_all() -> None:
 
 
 def test_an_unknown_task_is_named_with_the_one_probably_meant() -> None:
-    assert complaint(task="pushT") == "unknown task 'pushT'; did you mean 'pusht'?"
+    assert complaint(task="pushT").startswith("unknown task 'pushT'; did you mean 'pusht'? (a gymnasium id has")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,15 @@ def test_the_primary_is_the_mean_score_and_success_its_own_rate() -> None:
     assert result.mode_coverage is None
 
 
+def test_where_success_is_the_primary_both_have_the_same_interval() -> None:
+    task = tasks.get("MountainCarContinuous-v0")
+    for train_seeds in (np.zeros(40, np.int64), np.repeat([0, 1], 20)):
+        won = np.arange(40) % 4 > 0
+        found = measure(task, won.astype(float), won, None, train_seeds)
+        assert found.primary == found.success
+        assert found.primary.estimate == 0.75
+
+
 def test_several_training_seeds_speak_of_the_setting() -> None:
     rng = np.random.default_rng(0)
     primary, seeds = rng.random(60), np.repeat([3, 5, 9], 20)

@@ -17,11 +17,11 @@ from bet.metrics import (
     PushTOutcome,
     mode_coverage,
     pointmass_outcome,
-    pointmass_primary,
     pusht_outcome,
     pusht_primary,
     route_labels,
     route_shares,
+    success_primary,
 )
 from bet.oracles.pointmass import route_points
 from bet.trajectory import Trajectory
@@ -162,8 +162,8 @@ def test_a_failed_episode_has_no_route_but_a_distance(version: PointMassVersion,
 
 def test_the_primary_of_a_row_is_success() -> None:
     path = [(0, 0), (1, 0)]
-    assert pointmass_primary(trajectory(path)) == 1.0
-    assert pointmass_primary(trajectory(path, success=False)) == 0.0
+    assert success_primary(trajectory(path)) == 1.0
+    assert success_primary(trajectory(path, success=False)) == 0.0
 
 
 # Labels.

@@ -21,6 +21,7 @@ from bet.config import Normalize, make_config
 from bet.model import Transformer
 from bet.normalizer import Normalizer, fit_normalizer
 from bet.policy import BEST, POLICY_JSON, WEIGHTS, Policy, PolicyError
+from bet.priors import make_model
 
 ACT_DIM = 2
 SMALL = {"model.layers": 2, "model.heads": 2, "model.width": 24, "window": 5, "bins": 6}
@@ -30,6 +31,11 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "no offsets": SMALL | {"model.offsets": False, "data.normalize": "minmax"},
     "one bin": SMALL | {"bins": 1, "data.normalize": "minmax"},
     "window 1": SMALL | {"window": 1, "data.normalize": "minmax"},
+    "mlp": SMALL | {"model.trunk": "mlp", "data.normalize": "minmax"},
+    "mlp with batch norm": SMALL | {"model.trunk": "mlp", "model.batch_norm": True, "data.normalize": "minmax"},
+    "mlp, one bin, window 1": SMALL | {"model.trunk": "mlp", "bins": 1, "window": 1, "data.normalize": "minmax"},
+    "lstm": SMALL | {"model.trunk": "lstm", "data.normalize": "minmax"},
+    "lstm without offsets": SMALL | {"model.trunk": "lstm", "model.offsets": False, "data.normalize": "minmax"},
 }
 
 
@@ -37,7 +43,7 @@ def make(settings: Mapping[str, Any], *, seed: int = 0, obs_dim: int = 6, datase
     """A policy of strong opinions: weights larger than the initial ones."""
     config = make_config("pusht", settings)
     bins = config.codebook.bins
-    model = Transformer(config.model, obs_dim, ACT_DIM, bins)
+    model = make_model(config.model, obs_dim, ACT_DIM, bins)
     generator = torch.Generator().manual_seed(seed)
     model.initialize(generator)
     with torch.no_grad():
@@ -57,10 +63,12 @@ def make(settings: Mapping[str, Any], *, seed: int = 0, obs_dim: int = 6, datase
 def given_logits(*logits: float) -> Policy:
     """A policy whose bins have these logits, whatever it sees."""
     policy = make(SMALL | {"bins": len(logits)})
-    policy.model.norm.weight.zero_()
-    policy.model.norm.bias.zero_()
-    policy.model.norm.bias[0] = 1
-    policy.model.head.weight[: len(logits), 0] = torch.tensor(logits)
+    model = policy.model
+    assert isinstance(model, Transformer)
+    model.norm.weight.zero_()
+    model.norm.bias.zero_()
+    model.norm.bias[0] = 1
+    model.head.weight[: len(logits), 0] = torch.tensor(logits)
     return policy
 
 
@@ -145,7 +153,7 @@ def test_a_broken_row_gives_an_action_that_is_not_finite_and_leaves_the_others_a
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_probabilities_that_are_not_finite_give_an_action_that_is_not_finite(policy: Policy, bad: float) -> None:
     broken = Policy.unpack(*policy.pack())
-    broken.model.head.weight[0] = bad  # the first bin's logit; its offset stays
+    broken.model.head.weight[-broken.model.outputs] = bad  # the first bin's logit; its offset stays
     assert not np.isfinite(broken.act(*request_of(policy, 20))[0]).any()
 
 
@@ -154,7 +162,9 @@ def test_an_action_is_its_bins_centre_plus_that_bins_offset_in_data_units(policy
     actions, bins = policy.act(history, lengths, uniforms)
     rows = np.arange(20)
     normalised = torch.from_numpy(policy.observation_normalizer.normalize(history))
-    offsets = policy.model(normalised)[1].numpy()[rows, lengths - 1, bins]  # (B, act_dim)
+    offsets = np.stack(  # (B, act_dim)
+        [policy.model(normalised[row : row + 1, : lengths[row]])[1].numpy()[0, -1, bins[row]] for row in rows]
+    )
     expected = policy.action_normalizer.denormalize(policy.centers.numpy()[bins] + offsets)
     np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-3)
     if not policy.config.model.offsets:
@@ -280,7 +290,7 @@ def test_whatever_acts_changes_the_digest() -> None:
         make(SMALL | {"model.heads": 3}).digest,  # the same tensors, read otherwise
         make(SMALL | {"data.normalize": "none"}).digest,
         changed(lambda policy: policy.centers[0].neg_()),
-        changed(lambda policy: policy.model.blocks[0].get_parameter("expand.bias")[0].neg_()),
+        changed(lambda policy: policy.model.get_parameter("blocks.0.expand.bias")[0].neg_()),
         changed(renormalised),
     ]
     assert len(set(digests)) == len(digests)

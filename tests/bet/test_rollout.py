@@ -14,13 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bet import tasks
-from bet.config import ConfigError, Normalize, Split, make_config
+from bet.config import BinSource, ConfigError, Normalize, Split, make_config
+from bet.errors import UsageError
+from bet.layouts import PushTLayout, pusht_observations
 from bet.metrics import PointMassOutcome, PushTOutcome
-from bet.model import Transformer
+from bet.model import Model
 from bet.normalizer import fit_normalizer
 from bet.policy import Policy
-from bet.protocol import Protocol, episode_randomness
+from bet.priors import make_model
+from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
 from bet.rollout import End, EpisodeResult, Rollout, failed, rollout
+from bet.trajectory import Trajectory
 
 SMALL = {"model.layers": 1, "model.heads": 2, "model.width": 20}
 
@@ -50,9 +54,18 @@ def pusht(seed: int = 0, layout: str = "state") -> Policy:
     )
 
 
-def network(config: Any, obs_dim: int, seed: int) -> Transformer:
+def car(seed: int = 0) -> Policy:
+    """Pushes a car of gymnasium's both ways, hard and softly; the observations are blown up to matter."""
+    config = make_config("MountainCarContinuous-v0", SMALL, {"bins": 4, "window": 3})
+    unit = fit_normalizer(np.zeros((2, 1), np.float32), Normalize.NONE)
+    seen = fit_normalizer(np.array([[-0.6, -0.01], [-0.4, 0.01]], np.float32), Normalize.MINMAX)
+    centers = torch.tensor([[-1.5], [-0.3], [0.3], [1.5]])  # the outer ones are clipped
+    return Policy(config, network(config, 2, seed, act_dim=1), centers, seen, unit, "none")
+
+
+def network(config: Any, obs_dim: int, seed: int, act_dim: int = 2) -> Model:
     """Initial weights, a little stronger, so that what is seen matters."""
-    model = Transformer(config.model, obs_dim, 2, config.codebook.bins)
+    model = make_model(config.model, obs_dim, act_dim, config.codebook.bins)
     generator = torch.Generator().manual_seed(seed)
     model.initialize(generator)
     with torch.no_grad():
@@ -71,6 +84,7 @@ CASES: dict[str, tuple[Callable[[], Policy], Protocol]] = {
     "pointmass2": (pointmass, GRID),
     "pusht": (pusht, TABLE),
     "pusht, agent only": (lambda: pusht(layout="agent"), TABLE),
+    "gymnasium": (car, protocol("MountainCarContinuous-v0", 20)),
 }
 EPISODES = 24
 
@@ -82,7 +96,7 @@ class Case:
     expected: dict[int, EpisodeResult]  # by index, from one slot
 
     def run(self, indices: Iterable[int], slots: int) -> dict[int, EpisodeResult]:
-        return by_index(rollout(self.policy, self.protocol, Split.TUNE, indices, slots))
+        return by_index(rollout(self.policy, Recipe(self.protocol), Split.TUNE, indices, slots))
 
 
 def by_index(results: Iterable[EpisodeResult]) -> dict[int, EpisodeResult]:
@@ -105,7 +119,7 @@ def one_thread() -> Iterator[None]:
 def case(request: pytest.FixtureRequest) -> Case:
     make, recipe = CASES[request.param]
     policy = make()
-    return Case(policy, recipe, by_index(rollout(policy, recipe, Split.TUNE, range(EPISODES), 1)))
+    return Case(policy, recipe, by_index(rollout(policy, Recipe(recipe), Split.TUNE, range(EPISODES), 1)))
 
 
 def assert_same(left: EpisodeResult, right: EpisodeResult) -> None:
@@ -145,7 +159,7 @@ def test_any_selection_of_episodes_gives_the_same_rows(case: Case, indices: list
 
 
 def test_what_ran_in_a_slot_before_leaves_nothing_behind(case: Case) -> None:
-    engine = Rollout(case.policy, case.protocol, Split.TUNE, slots=3)
+    engine = Rollout(case.policy, Recipe(case.protocol), Split.TUNE, slots=3)
     seen: dict[int, EpisodeResult] = {}
     for wave in ([0, 1, 2], [3, 0, 4], [1], [2, 0]):  # the same episodes again, in other slots, some left unused
         engine.start(wave)
@@ -159,11 +173,11 @@ def test_what_ran_in_a_slot_before_leaves_nothing_behind(case: Case) -> None:
 
 def test_a_saved_and_loaded_policy_gives_the_same_rows(case: Case) -> None:
     again = Policy.unpack(*case.policy.pack())
-    assert_all_same(by_index(rollout(again, case.protocol, Split.TUNE, range(6), 4)), case.expected)
+    assert_all_same(by_index(rollout(again, Recipe(case.protocol), Split.TUNE, range(6), 4)), case.expected)
 
 
 def test_the_splits_meet_other_initial_states(case: Case) -> None:
-    report = by_index(rollout(case.policy, case.protocol, Split.REPORT, range(4), 4))
+    report = by_index(rollout(case.policy, Recipe(case.protocol), Split.REPORT, range(4), 4))
     seeds = {result.seed for result in [*report.values(), *case.expected.values()]}
     assert len(seeds) == 4 + EPISODES
 
@@ -171,9 +185,13 @@ def test_the_splits_meet_other_initial_states(case: Case) -> None:
 # Pairing.
 
 
-@pytest.mark.parametrize(("make", "recipe"), [(pointmass, GRID), (pusht, TABLE)], ids=["pointmass2", "pusht"])
+@pytest.mark.parametrize(
+    ("make", "recipe"),
+    [(pointmass, GRID), (pusht, TABLE), (car, CASES["gymnasium"][1])],
+    ids=["pointmass2", "pusht", "gymnasium"],
+)
 def test_two_policies_meet_the_same_initial_states(make: Callable[..., Policy], recipe: Protocol) -> None:
-    first, second = (by_index(rollout(make(seed), recipe, Split.REPORT, range(6), 4)) for seed in (0, 1))
+    first, second = (by_index(rollout(make(seed), Recipe(recipe), Split.REPORT, range(6), 4)) for seed in (0, 1))
     for index in range(6):
         assert first[index].seed == second[index].seed
         one, other = first[index].trajectory, second[index].trajectory
@@ -210,7 +228,7 @@ def test_the_recorded_actions_replay_to_the_recorded_episode(case: Case) -> None
 def test_each_step_draws_its_bin_with_the_episodes_next_uniform() -> None:
     policy = pointmass()
     policy.model.head.weight[:4] = 0  # four bins, alike
-    for result in rollout(policy, GRID, Split.TUNE, range(10), 4):
+    for result in rollout(policy, Recipe(GRID), Split.TUNE, range(10), 4):
         _, uniforms = episode_randomness(GRID, Split.TUNE, result.index)
         assert result.trajectory is not None
         np.testing.assert_array_equal(result.trajectory.bins, (4 * uniforms[: result.length]).astype(int))
@@ -233,7 +251,7 @@ def test_a_row_agrees_with_its_trajectory(case: Case) -> None:
 
 
 def test_point_mass_episodes_end_for_every_reason_there_is() -> None:
-    results = list(rollout(pointmass(), GRID, Split.TUNE, range(200), 32))
+    results = list(rollout(pointmass(), Recipe(GRID), Split.TUNE, range(200), 32))
     assert {result.end for result in results} == {End.SUCCESS, End.TERMINATED, End.TIME_LIMIT}
     for result in results:
         assert isinstance(result.outcome, PointMassOutcome)
@@ -243,7 +261,7 @@ def test_point_mass_episodes_end_for_every_reason_there_is() -> None:
 
 
 def test_pusht_scores_partial_success() -> None:
-    (result,) = rollout(pusht(), TABLE, Split.TUNE, [0], 1)
+    (result,) = rollout(pusht(), Recipe(TABLE), Split.TUNE, [0], 1)
     assert result.end is End.TIME_LIMIT
     assert result.length == 15
     assert isinstance(result.outcome, PushTOutcome)
@@ -252,12 +270,12 @@ def test_pusht_scores_partial_success() -> None:
 
 def test_the_protocols_time_limit_holds() -> None:
     for steps in (1, 2, 5):
-        results = rollout(pointmass(bins=1), protocol("pointmass2", steps), Split.TUNE, range(3), 2)
+        results = rollout(pointmass(bins=1), Recipe(protocol("pointmass2", steps)), Split.TUNE, range(3), 2)
         assert [result.length for result in results] == [steps] * 3
 
 
 def test_a_longer_limit_only_adds_steps() -> None:
-    (short,), (long,) = (rollout(pusht(), protocol("pusht", steps), Split.TUNE, [3], 1) for steps in (6, 12))
+    (short,), (long,) = (rollout(pusht(), Recipe(protocol("pusht", steps)), Split.TUNE, [3], 1) for steps in (6, 12))
     assert short.trajectory is not None
     assert long.trajectory is not None
     np.testing.assert_array_equal(long.trajectory.observations[:7], short.trajectory.observations)
@@ -276,8 +294,8 @@ def broken_in_one_bin() -> Policy:
 
 @pytest.mark.parametrize("slots", [1, 5, 32])
 def test_an_action_of_nan_ends_its_episode_in_an_error_and_the_others_finish(slots: int) -> None:
-    healthy = by_index(rollout(pointmass(), GRID, Split.TUNE, range(40), 32))
-    results = by_index(rollout(broken_in_one_bin(), GRID, Split.TUNE, range(40), slots))
+    healthy = by_index(rollout(pointmass(), Recipe(GRID), Split.TUNE, range(40), 32))
+    results = by_index(rollout(broken_in_one_bin(), Recipe(GRID), Split.TUNE, range(40), slots))
     assert sorted(results) == list(range(40))
     ends = {result.end for result in results.values()}
     assert End.ERROR in ends
@@ -294,8 +312,8 @@ def test_an_action_of_nan_ends_its_episode_in_an_error_and_the_others_finish(slo
 
 def test_a_policy_of_nan_ends_every_episode_in_an_error() -> None:
     policy = pusht()
-    policy.model.embed.weight[0, 0] = torch.nan
-    for result in rollout(policy, TABLE, Split.TUNE, range(5), 3):
+    policy.model.get_parameter("embed.weight")[0, 0] = torch.nan
+    for result in rollout(policy, Recipe(TABLE), Split.TUNE, range(5), 3):
         assert result.end is End.ERROR
         assert result.length == 1
 
@@ -304,7 +322,7 @@ def test_a_policy_without_offsets_that_breaks_is_an_error_too() -> None:
     """Its actions are bin centres, finite whatever the probabilities."""
     policy = pointmass(**{"model.offsets": False})
     policy.model.head.weight[0] = torch.nan
-    assert {result.end for result in rollout(policy, GRID, Split.TUNE, range(5), 3)} == {End.ERROR}
+    assert {result.end for result in rollout(policy, Recipe(GRID), Split.TUNE, range(5), 3)} == {End.ERROR}
 
 
 def test_a_failed_episode_scores_nothing_and_keeps_its_identity() -> None:
@@ -319,22 +337,22 @@ def test_a_failed_episode_scores_nothing_and_keeps_its_identity() -> None:
 
 def test_a_policy_of_another_task_is_refused_with_both_shapes() -> None:
     with pytest.raises(ValueError, match=r"\(6,\) and \(2,\).*pointmass2 \(state\) have \(2,\) and \(2,\)"):
-        Rollout(pusht(), GRID, Split.TUNE, 2)
+        Rollout(pusht(), Recipe(GRID), Split.TUNE, 2)
 
 
 def test_a_layout_that_the_task_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match="pointmass2 has no layout 'agent'"):
-        Rollout(pusht(layout="agent"), GRID, Split.TUNE, 2)
+        Rollout(pusht(layout="agent"), Recipe(GRID), Split.TUNE, 2)
 
 
 def test_more_episodes_than_free_slots_are_refused() -> None:
-    engine = Rollout(pointmass(), GRID, Split.TUNE, 2)
+    engine = Rollout(pointmass(), Recipe(GRID), Split.TUNE, 2)
     with pytest.raises(ValueError):
         engine.start([0, 1, 2])
 
 
 def test_free_and_running_slots_are_counted() -> None:
-    engine = Rollout(pointmass(bins=1), protocol("pointmass2", 3), Split.TUNE, 4)
+    engine = Rollout(pointmass(bins=1), Recipe(protocol("pointmass2", 3)), Split.TUNE, 4)
     assert (engine.free, engine.running) == (4, 0)
     assert engine.step() == []
     engine.start([])
@@ -348,7 +366,7 @@ def test_free_and_running_slots_are_counted() -> None:
 
 
 def test_no_episodes_are_no_work() -> None:
-    assert list(rollout(pointmass(), GRID, Split.TUNE, [], 4)) == []
+    assert list(rollout(pointmass(), Recipe(GRID), Split.TUNE, [], 4)) == []
 
 
 # Where an episode's randomness comes from.
@@ -389,3 +407,81 @@ def test_randomness_depends_on_the_seed_the_split_and_the_index_alone(
 def test_the_splits_first_thousand_seeds_are_all_different() -> None:
     seeds = {episode_randomness(GRID, split, index)[0] for split in Split for index in range(1000)}
     assert len(seeds) == 2000
+
+
+# The evaluation settings of the originals.
+
+
+def varied(recipe: Protocol, **changes: Any) -> Recipe:
+    return Recipe(recipe.model_copy(update=changes))
+
+
+def trajectories_of(policy: Policy, recipe: Recipe, slots: int = 5) -> list[Trajectory]:
+    results = by_index(rollout(policy, recipe, Split.TUNE, range(6), slots))
+    paths = [results[index].trajectory for index in range(6)]
+    assert None not in paths
+    return [path for path in paths if path is not None]
+
+
+def test_a_held_bin_stays_while_its_offset_moves() -> None:
+    policy = pusht()
+    for path in trajectories_of(policy, varied(TABLE, hold_bins=4)):
+        starts = np.arange(len(path)) // 4 * 4
+        assert (path.bins == path.bins[starts]).all()
+        offsets = path.actions - policy.bin_centers[path.bins]
+        assert len(np.unique(offsets, axis=0)) > len(path) // 2
+    assert any(len(set(path.bins[:4])) > 1 for path in trajectories_of(policy, Recipe(TABLE)))
+
+
+def test_holding_bins_for_one_step_is_not_holding_them() -> None:
+    usual, held = trajectories_of(pusht(), Recipe(TABLE)), trajectories_of(pusht(), varied(TABLE, hold_bins=1))
+    for a, b in zip(usual, held, strict=True):
+        np.testing.assert_array_equal(a.actions, b.actions)
+
+
+def test_the_codebook_alone_draws_every_bin_alike_and_adds_no_offset() -> None:
+    policy = pusht()
+    paths = trajectories_of(policy, varied(TABLE, bins=BinSource.CODEBOOK))
+    for path in paths:
+        np.testing.assert_array_equal(path.actions, policy.bin_centers[path.bins])
+    counts = np.bincount(np.concatenate([path.bins for path in paths]), minlength=len(policy.centers))
+    assert counts.min() > 0.5 * counts.mean()
+
+
+def test_a_smaller_window_is_a_policy_that_forgot() -> None:
+    """A window of 1 makes every action a function of the last observation alone."""
+    policy = pusht()
+    for path in trajectories_of(policy, varied(TABLE, window=1)):
+        history = np.repeat(path.observations[:-1, None], policy.window, axis=1)  # (T, W, obs_dim), the first is read
+        ones = np.ones(len(path), np.int64)
+        actions, _ = policy.act(history, ones, np.zeros(len(path)), held=path.bins)
+        np.testing.assert_array_equal(actions, path.actions)
+
+
+def test_a_window_wider_than_the_training_s_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"eval\.window: 99 is more than the \d+ of the policy's training"):
+        Rollout(pusht(), varied(TABLE, window=99), Split.TUNE, 2)
+
+
+@pytest.mark.parametrize("changes", [{"hold_bins": 3}, {"bins": BinSource.CODEBOOK, "hold_bins": 2}, {"window": 2}])
+def test_variations_are_invariant_too(changes: dict[str, Any]) -> None:
+    few, many = (trajectories_of(pusht(), varied(TABLE, **changes), slots) for slots in (1, 6))
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a.actions, b.actions)
+        np.testing.assert_array_equal(a.observations, b.observations)
+
+
+def test_episodes_begin_in_the_states_given() -> None:
+    states = np.array([[100.0, 120, 200, 210, 0.5], [300, 310, 250, 260, 2.0], [50, 400, 300, 200, 4.0]])
+    recipe = Recipe(TABLE.model_copy(update={"starts": states_digest(states)}), states)
+    shown = pusht_observations(states, PushTLayout.STATE)
+    firsts = [path.observations[0] for path in trajectories_of(pusht(), recipe)]
+    assert all((first == shown).all(axis=1).any() for first in firsts)
+    assert len(np.unique(firsts, axis=0)) > 1
+    again = [path.observations[0] for path in trajectories_of(pusht(seed=1), recipe, slots=2)]
+    np.testing.assert_array_equal(firsts, again)  # another policy meets the same ones
+
+
+def test_a_recipe_whose_states_are_not_its_protocol_s_is_refused() -> None:
+    with pytest.raises(ValueError, match="other states"):
+        Rollout(pusht(), Recipe(TABLE, np.zeros((1, 5))), Split.TUNE, 2)

@@ -3,15 +3,20 @@
 import dataclasses
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from bet.config import PRESETS, ConfigError, DataConfig, make_config
 from bet.data.episodes import DataError, Episodes
+from bet.data.formats import DataFormat, save
 from bet.data.store import save_episodes
-from bet.envs.pointmass import PointMassVersion
+from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
+from bet.layouts import PushTLayout
 from bet.oracles.pointmass import demonstrations
 from bet.tasks import DATA_DIR, TASKS, Task, data_root, get
+from tests.bet.data.samples import pusht
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 
@@ -65,6 +70,71 @@ def test_protocols_differ_in_their_digests_and_stay_as_they_are() -> None:
     assert pusht.digest != pusht.model_copy(update={"env_version": "2"}).digest
 
 
+# Tasks of gymnasium's.
+
+
+def test_a_gymnasium_id_is_a_task_made_from_its_registration() -> None:
+    task = get("MountainCarContinuous-v0")
+    assert get("MountainCarContinuous-v0") is task
+    assert task.name == task.protocol.task == task.protocol.name == "MountainCarContinuous-v0"
+    assert task.protocol.max_steps == 999
+    assert task.protocol.success == "return >= 90 at the end"
+    assert task.protocol.primary == "success"
+    assert gymnasium.__version__ in task.protocol.env_version
+    assert task.signals == ("success",)
+    env = task.make_env(3, max_steps=5)
+    assert (env.num_envs, env.max_steps) == (3, 5)
+
+
+def car_file(path: Path, observations: list[list[float]], actions: list[list[float]]) -> DataConfig:
+    """Demonstrations of one episode in a file."""
+    arrays = np.array(observations, np.float32), np.array(actions, np.float32)
+    save_episodes(Episodes(*arrays, np.array([len(actions)]), "MountainCarContinuous-v0"), path / "car.parquet")
+    return DataConfig(path=str(path / "car.parquet"))
+
+
+def test_demonstrations_up_to_the_bounds_of_the_boxes_are_taken(tmp_path: Path) -> None:
+    data = car_file(tmp_path, [[-1.2, 0.07], [0.6, -0.07]], [[1.0], [-1.000001]])  # the last by rounding
+    assert len(get("MountainCarContinuous-v0").load(data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (
+            [[0, 0], [0, 0.08]],
+            [[0], [0]],
+            "observations row 1, dimension 1: 0.08 is outside the environment's -0.07..0.07",
+        ),
+        ([[0, 0], [0, 0]], [[0], [-1.5]], "actions row 1, dimension 0: -1.5 is outside the environment's -1..1"),
+        ([[0, 0, 0]], [[0]], r"observations have shape \(3,\), expected \(2,\)"),
+        ([[0, 0]], [[0, 0]], r"actions have shape \(2,\), expected \(1,\)"),
+    ],
+)
+def test_demonstrations_that_leave_the_environments_boxes_are_refused_by_row_and_dimension(
+    observations: list[list[float]], actions: list[list[float]], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=rf"car\.parquet: {message}"):
+        get("MountainCarContinuous-v0").load(car_file(tmp_path, observations, actions))
+
+
+def test_no_value_is_outside_an_infinite_bound(tmp_path: Path) -> None:
+    task = dataclasses.replace(get("MountainCarContinuous-v0"), _make_env=lambda *_: Unbounded())
+    assert len(task.load(car_file(tmp_path, [[1e30, -1e30]], [[1e9]]))) == 1
+
+
+class Unbounded(PointMassVectorEnv):
+    def __init__(self) -> None:
+        super().__init__(1, PointMassVersion.ONE)
+        self.single_observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.single_action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+def test_gymnasiums_tasks_need_demonstrations_and_say_how_to_make_them() -> None:
+    with pytest.raises(DataError, match=r"^data\.path: Pendulum-v1 .* bet\.data\.store\.save_episodes .*data\.path="):
+        get("Pendulum-v1").load(DataConfig())
+
+
 # Demonstrations.
 
 
@@ -111,7 +181,9 @@ def test_an_unknown_task_is_named_with_the_one_probably_meant(name: str, meant: 
 
 
 def test_an_unknown_task_like_no_other_gets_the_list_of_all() -> None:
-    with pytest.raises(ConfigError, match="known: pusht, pointmass1, pointmass2"):
+    with pytest.raises(
+        ConfigError, match=r"known: pusht, pointmass1, pointmass2 \(a gymnasium id has a version: .*-v0\)"
+    ):
         get("xyz")
 
 
@@ -155,3 +227,37 @@ def test_demonstrations_of_other_dimensions_are_refused_before_a_rollout(tmp_pat
     )
     with pytest.raises(DataError, match=r"a\.parquet: observations have shape \(3,\), expected \(2,\)"):
         get("pointmass1").load(DataConfig(path=str(path)))
+
+
+# Demonstrations of any format.
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "offered"),
+    [
+        (DataFormat.LEROBOT_V21, "agent", ("agent",)),
+        (DataFormat.LEROBOT_V30, "agent", ("agent",)),
+        (DataFormat.LEROBOT_V21, "keypoints8", tuple(PushTLayout)),
+        (DataFormat.LEROBOT_V30, "keypoints8", tuple(PushTLayout)),
+        (DataFormat.PUSHT_ZARR, "state", tuple(PushTLayout)),
+        (DataFormat.PARQUET, "keypoints9", tuple(PushTLayout)),
+    ],
+)
+def test_pusht_reads_any_format_in_the_layouts_it_can_show(
+    kind: DataFormat, stored: str, offered: tuple[str, ...], tmp_path: Path
+) -> None:
+    save(pusht(PushTLayout(stored)), tmp_path / "a", kind)
+    for layout in PushTLayout:
+        data = DataConfig(path=str(tmp_path / "a"), observation=layout.value)
+        if layout in offered:
+            assert get("pusht").load(data).observations.shape == (11, layout.dim)
+        else:
+            with pytest.raises(DataError, match=f"offers layout '{stored}' only.*{layout.value}"):
+                get("pusht").load(data)
+
+
+@pytest.mark.parametrize("version", PointMassVersion)
+def test_point_mass_reads_the_studys_rollouts(version: PointMassVersion, tmp_path: Path) -> None:
+    episodes = demonstrations(version, 5, seed=3)
+    save(episodes, tmp_path / "a", DataFormat.STUDY_ROLLOUTS)
+    assert get(version.value).load(DataConfig(path=str(tmp_path / "a"))).digest == episodes.digest

@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.multiprocessing.spawn import spawn
 
-from bet.config import Config, make_config
+from bet.config import Config, ConfigError, Trunk, make_config
 from bet.data.episodes import DataError, Episodes
 from bet.data.windows import windows_of
 from bet.envs.pointmass import PointMassVersion
 from bet.errors import UsageError
 from bet.oracles.pointmass import demonstrations
 from bet.training import Epoch, Training, TrainingDivergedError
+from bet.workers import Workers
 
 TWO = PointMassVersion.TWO
 EPISODES = demonstrations(TWO, 20, seed=0)  # 9 or 15 steps each
@@ -86,7 +91,15 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("settings", [EVERYTHING, {}], ids=["ema, cosine, warm-up, dropout", "preset"])
+MLP = {"model_trunk": "mlp", "model_batch_norm": True, "train_batch_size": 47}
+LSTM = {"model_trunk": "lstm", "model_layers": 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [EVERYTHING, {}, EVERYTHING | MLP, EVERYTHING | LSTM],
+    ids=["ema, cosine, warm-up, dropout", "preset", "mlp, batch norm", "lstm"],
+)
 def test_resuming_anywhere_ends_with_the_same_bits_as_not_stopping(tmp_path: Path, settings: dict[str, Any]) -> None:
     whole = make(**settings)
     assert whole.steps_per_epoch > 3
@@ -362,10 +375,101 @@ def test_a_step_reports_an_epoch_exactly_when_it_completes_one() -> None:
 
 @pytest.mark.parametrize("settings", [{"codebook_bins": 1}, {"model_offsets": False}, {"model_window": 1}])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_ablations_train(settings: dict[str, Any], gamma: float) -> None:
-    training = run(make(loss_gamma=gamma, train_epochs=1, **settings))
+@pytest.mark.parametrize("trunk", Trunk)
+def test_ablations_train(settings: dict[str, Any], gamma: float, trunk: Trunk) -> None:
+    training = run(make(loss_gamma=gamma, train_epochs=1, model_trunk=trunk, **settings))
     assert math.isfinite(training.history[0].val_loss)
     assert all(tensor.isfinite().all() for tensor in training.model.state_dict().values())
+
+
+def test_short_episodes_are_padded_where_acting_pads() -> None:
+    """With a window longer than any episode, an MLP is validated on what it acts on: zeros, then the episode."""
+    training = make(model_trunk="mlp", model_window=40, **STILL)
+    policy = training.policy()
+    _, validation = EPISODES.split(0.95, 0)
+    losses = []
+    for start, end in zip(validation.episode_starts, validation.episode_ends, strict=True):
+        history = torch.zeros(1, 40, 2)
+        history[0, : end - start] = torch.tensor(validation.observations[start:end])
+        logits, _ = policy.model.read(history, torch.tensor([end - start]))
+        bins = torch.cdist(torch.tensor(validation.actions[end - 1 : end]), policy.centers).argmin(-1)
+        log_p = logits.log_softmax(-1)[0, bins]
+        losses.append(-((1 - log_p.exp()) ** 2) * log_p)
+    assert run(training).history[0].val_focal == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
+
+
+# Several processes.
+
+
+def _work(rank: int, count: int, folder: Path, settings: dict[str, Any]) -> None:
+    """One of `count` real processes that train together."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=count)
+    training = run(make(**settings) if count == 1 else Training(config_of(**settings), EPISODES, Workers(rank, count)))
+    training.save(folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def trained_by(count: int, folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each of `count` workers has in the end."""
+    folder.mkdir()
+    spawn(_work, (count, folder, settings), nprocs=count)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [EVERYTHING, EVERYTHING | LSTM], ids=["transformer", "lstm"])
+def test_two_workers_find_the_losses_that_one_finds(tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings = settings | {"train_batch_size": 37}  # an odd batch, and a last one that is smaller
+    one, two = trained_by(1, tmp_path / "1", settings), trained_by(2, tmp_path / "2", settings)
+    assert_same_trees(two[0], two[1])
+    for alone, shared in zip(one[0]["history"], two[0]["history"], strict=True):
+        assert shared == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_worker_without_rows_keeps_up(tmp_path: Path) -> None:
+    settings = {"train_batch_size": make().windows - 1}  # leaves one window for the last batch
+    one, two = trained_by(1, tmp_path / "1", settings), trained_by(2, tmp_path / "2", settings)
+    assert_same_trees(two[0], two[1])
+    assert two[0]["history"][-1] == pytest.approx(one[0]["history"][-1], rel=1e-5)
+
+
+@given(total=st.integers(0, 50), count=st.integers(1, 9))
+def test_every_row_belongs_to_one_worker_and_all_have_about_as_many(total: int, count: int) -> None:
+    parts = [range(total)[Workers(rank, count).rows(total)] for rank in range(count)]
+    assert [row for part in parts for row in part] == list(range(total))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_batch_norm_refuses_what_its_statistics_do_not_allow() -> None:
+    settings = {"model_trunk": "mlp", "model_batch_norm": True}
+    with pytest.raises(ConfigError, match="batch_norm: its statistics need the whole batch, so train with one worker"):
+        Training(config_of(**settings), EPISODES, Workers(0, 2))
+    with pytest.raises(ConfigError, match=r"one is left for the last batch; change train\.batch_size"):
+        make(train_batch_size=make().windows - 1, **settings)
+
+
+# Arithmetic.
+
+
+def test_the_number_of_threads_around_a_training_changes_no_bit() -> None:
+    torch.set_num_threads(2)
+    two = run(make(train_epochs=1)).policy().digest
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert run(make(train_epochs=1)).policy().digest == two
+
+
+def test_bf16_trains_and_its_policy_acts_in_float32() -> None:
+    training, exact = run(make(train_precision="bf16", train_lr=1e-3)), run(make(train_lr=1e-3))
+    assert training.history != exact.history
+    assert training.history[-1].val_loss == pytest.approx(exact.history[-1].val_loss, rel=0.1)
+    assert all(tensor.dtype == torch.float32 for tensor in training.policy().model.state_dict().values())
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    with pytest.raises(UsageError, match=r"train\.precision: tf32 is arithmetic of CUDA devices, not of 'cpu'"):
+        make(train_precision="tf32")
 
 
 # The optimiser's settings.

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bet.data.episodes import Episodes
 from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
@@ -62,6 +63,13 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "pointmass2", "--resume"], "--resume needs --out"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["report", "nowhere"], "nowhere: no such directory"),
+        (
+            ["train", "bins=3", "task.env=Pendulum-v1"],
+            "expected a task or task.env=ID before the settings, got 'bins=3'",
+        ),
+        (["train", "task.env=Pendulums-v1"], "unknown task 'Pendulums-v1': Environment `Pendulums` doesn't exist"),
+        (["train", "task.env=MountainCarContinuous-v0"], "data.path: MountainCarContinuous-v0 comes without"),
+        (["data", "info", "no_such_pkg:X-v0"], "unknown task 'no_such_pkg:X-v0': No module named 'no_such_pkg'"),
         (["data", "generate", "pusht"], "no demonstrator for 'pusht'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -116,6 +124,10 @@ def test_an_unknown_split_is_refused(trained: Path, refused: Refused) -> None:
         assert "no split 'reports'; did you mean 'report'?" in refused(command, trained, "--split", "reports")
 
 
+def test_a_video_with_another_ending_is_refused_before_the_policy_is_loaded(refused: Refused) -> None:
+    assert "v.avi: a video is .mp4 or .gif" in refused("replay", "nowhere", "--video", "v.avi")
+
+
 def test_a_training_is_not_resumed_with_other_settings(trained: Path, refused: Refused) -> None:
     assert "cannot resume with other settings" in refused("train", "pointmass2", "bins=5", "--out", trained, "--resume")
 
@@ -137,7 +149,7 @@ def test_help_does_not_wait_for_torch_or_ray() -> None:
 def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     data, run, video = tmp_path / "d.parquet", tmp_path / "run", tmp_path / "v.gif"
     assert bet_ray("data", "generate", "pointmass1", "--episodes", "200", "--out", data).returncode == 0
-    assert "200 demonstrations" in bet_ray("data", "info", "pointmass1", data).stdout
+    assert "200 demonstrations" in bet_ray("data", "info", data).stdout
     trained = bet_ray("train", "pointmass1", f"data.path={data}", "train.epochs=2", "--out", run)
     assert trained.returncode == 0, trained.stderr
     assert f"next: bet-ray eval {run}" in trained.stdout
@@ -150,7 +162,74 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     assert video.read_bytes()[:3] == b"GIF"
     row = pq.read_table(run / "episodes").to_pylist()[3]
     assert "the same as the recorded row, to the last bit" in replayed.stdout
-    assert f"{row['end']} after {row['length']} steps" in replayed.stdout
+    end = row["end"] if row["success"] else f"no success, {row['end']}"
+    assert f"report episode 3 · {end} after {row['length']} steps, return {row['return']:.2f}" in replayed.stdout
+
+
+LINE = """
+import os
+
+import gymnasium
+import numpy as np
+
+
+class Line(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-2, 2, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-0.25, 0.25, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, -0.5, 1).astype(np.float32)
+        return self.x, {}
+
+    def step(self, action):
+        if os.environ.get("LINE_BREAKS"):
+            raise ZeroDivisionError("no way on")
+        self.x += action  # the array handed out before
+        there = bool(abs(self.x[0] - 1) < 0.1)
+        return self.x, -float(abs(self.x[0] - 1)), there, False, {"is_success": there}
+
+
+gymnasium.register("Line-v0", Line, max_episode_steps=30)
+"""
+
+
+@pytest.mark.slow
+def test_an_environment_in_a_file_of_the_working_directory_trains_evaluates_and_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "line_pkg.py").write_text(LINE)
+    starts = np.random.default_rng(0).uniform(-1, -0.5, 60)
+    paths = [np.arange(start, 0.92, 0.25) for start in starts]  # steps of 0.25 to within 0.1 of 1, then a shorter one
+    observations = np.concatenate(paths)[:, None]
+    actions = np.concatenate([np.minimum(1 - path, 0.25) for path in paths])[:, None]
+    ends = np.cumsum([len(path) for path in paths])
+    save_episodes(Episodes(observations, actions, ends, "line_pkg:Line-v0"), tmp_path / "demos.parquet")  # pyright: ignore[reportArgumentType]
+    monkeypatch.chdir(tmp_path)
+
+    def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+        # `-P`: like an installed script, without the working directory on Python's path
+        command = [sys.executable, "-P", "-c", "from bet_ray.cli import main; main()", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    trained = ran(
+        "train", "task.env=line_pkg:Line-v0", "data.path=demos.parquet", "bins=4", "train.epochs=10", "--out", "run"
+    )
+    assert trained.returncode == 0, trained.stderr
+    evaluated = ran("eval", "run", "--episodes", "30", "--actors", "2", "--slots", "4")
+    assert evaluated.returncode == 0, evaluated.stderr
+    rows = pq.read_table("run/episodes").to_pylist()
+    assert [row["index"] for row in rows] == list(range(30))
+    assert {row["task"] for row in rows} == {"line_pkg:Line-v0"}
+    assert sum(row["success"] for row in rows) > 15
+    replayed = ran("replay", "run", "--episode", "3")  # it has no pictures, and none are asked for
+    assert "the same as the recorded row, to the last bit" in replayed.stdout, replayed.stderr
+
+    monkeypatch.setenv("LINE_BREAKS", "1")  # found when it is played to learn what it reports
+    broken = ran("eval", "run", "--episodes", "60")
+    assert broken.returncode == 1
+    assert broken.stderr.strip() == "error: line_pkg:Line-v0 raised ZeroDivisionError: no way on"
+    assert len(pq.read_table("run/episodes")) == 30
 
 
 @pytest.mark.slow

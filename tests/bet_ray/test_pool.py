@@ -12,6 +12,7 @@ import pytest
 from bet import tasks
 from bet.config import Split
 from bet.policy import Policy
+from bet.protocol import Recipe
 from bet_ray import pool as pool_module
 from bet_ray.pool import Job, Pool, RolloutWorker
 from bet_ray.results import unique_rows
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 def job_of(run: Path, *, trajectories: bool = False) -> Job:
     policy = Policy.load(run)
     protocol = tasks.get("pointmass2").protocol
-    return Job.of(policy, protocol, Split.REPORT, keep_trajectories=trajectories)
+    return Job.of(policy, Recipe(protocol), Split.REPORT, keep_trajectories=trajectories)
 
 
 def drain(pool: Pool, seconds: float = 120) -> pa.Table:
@@ -59,7 +60,7 @@ def test_tables_are_identical_whatever_the_number_of_actors_and_slots(trained: P
 @pytest.mark.usefixtures("ray_session")
 def test_a_table_of_contact_physics_is_identical_too() -> None:
     protocol = tasks.get("pusht").protocol.model_copy(update={"max_steps": 40})
-    job = Job.of(wandering_pusht_policy(), protocol, Split.REPORT)
+    job = Job.of(wandering_pusht_policy(), Recipe(protocol), Split.REPORT)
     tables = []
     for actors, slots in ((1, 4), (2, 32)):
         with Pool(actors, slots) as pool:
@@ -72,7 +73,7 @@ def test_a_table_of_contact_physics_is_identical_too() -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_two_jobs_share_the_workers_and_get_their_own_episodes(trained: Path) -> None:
     report = job_of(trained)
-    tune = Job.of(Policy.load(trained), report.protocol, Split.TUNE)
+    tune = Job.of(Policy.load(trained), report.recipe, Split.TUNE)
     with Pool(1, 8) as pool:
         first, second = pool.submit(report, list(range(20))), pool.submit(tune, list(range(30)))
         counts = {first: 0, second: 0}

@@ -1,5 +1,6 @@
 """A sweep file says what will run, or is refused in one line that names the key."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,31 @@ def test_random_draws_stay_inside_their_range(low: int, width: int, step: int | 
 def test_a_stepped_range_lists_its_values_and_the_end() -> None:
     assert Range(low=5, high=20, step=5).values == [5, 10, 15, 20]
     assert Range(low=0, high=0.3, step=0.1).values == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [
+        ({"task": "Pendulum-v1"}, []),
+        ({"task": {"env": "Pendulum-v1"}}, []),
+        ({"task.env": "Pendulum-v1"}, []),
+        ({"task": "pusht"}, ["task.env=Pendulum-v1"]),
+        ({"task.env": "pusht"}, ["task=Pendulum-v1"]),
+        ({}, ["task.env=Pendulum-v1"]),
+    ],
+)
+def test_a_gymnasium_id_is_a_task_in_every_spelling(task: dict[str, Any], overrides: list[str], tmp_path: Path) -> None:
+    tree = {key: value for key, value in SWEEP.items() if key != "task"} | task
+    (tmp_path / "s.yaml").write_text(json.dumps(tree))
+    sweep = load_sweep(tmp_path / "s.yaml", overrides)
+    assert sweep.task == sweep.config({}).task == "Pendulum-v1"
+    assert not sweep.base
+    assert parse_sweep(sweep.model_dump(mode="json"), "x") == sweep
+
+
+def test_a_task_is_not_searched() -> None:
+    with pytest.raises(ConfigError, match="task: does not make another setting"):
+        parse_sweep(SWEEP | {"space": {"task.env": ["Pendulum-v1"]}}, "x")
 
 
 def test_training_seeds_of_a_setting_follow_the_base_seed() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from bet import Policy
 from bet.config import ConfigError
+from bet_ray.manifest import RunError
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.tuning import STUDY_DB, Status, divide, read_trials, run_sweep
 
@@ -86,7 +87,7 @@ def test_resuming_a_finished_sweep_runs_nothing_and_finds_the_same(swept: Path) 
 
 @pytest.mark.slow
 def test_a_run_directory_is_not_overwritten_nor_resumed_with_another_sweep(swept: Path) -> None:
-    with pytest.raises(ConfigError, match="--resume"):
+    with pytest.raises(RunError, match="--resume"):
         run_sweep(sweep_of(), swept)
     with pytest.raises(ConfigError, match="'space' is not what the run began with"):
         run_sweep(sweep_of(space={"bins": [2]}), swept, resume=True)

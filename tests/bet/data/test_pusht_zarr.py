@@ -1,3 +1,5 @@
+"""The replay buffer of PushT: states seen through layouts, and whatever is damaged named."""
+
 import shutil
 from pathlib import Path
 
@@ -6,8 +8,9 @@ import pytest
 import zarr
 
 from bet.data.episodes import DataError
-from bet.data.pusht_zarr import load_pusht_zarr
+from bet.data.pusht_zarr import load_pusht_zarr, save_pusht_zarr
 from bet.layouts import PushTLayout, pusht_observations
+from tests.bet.data.samples import pusht
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -123,3 +126,36 @@ def test_a_moved_folder_reads_the_same(tmp_path):
     first = load_pusht_zarr(write(tmp_path / "a.zarr"))
     shutil.move(tmp_path / "a.zarr", tmp_path / "b.zarr")
     assert load_pusht_zarr(tmp_path / "b.zarr").digest == first.digest
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("stored", [layout for layout in PushTLayout if layout is not PushTLayout.AGENT])
+def test_what_is_saved_loads_to_the_rounding_of_the_pose(tmp_path, stored):
+    episodes = pusht(stored)
+    save_pusht_zarr(episodes, tmp_path / "a.zarr")
+    loaded = load_pusht_zarr(tmp_path / "a.zarr", stored)
+    np.testing.assert_allclose(loaded.observations, episodes.observations, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(loaded.actions, episodes.actions)
+    np.testing.assert_array_equal(loaded.episode_ends, episodes.episode_ends)
+    assert loaded.task == "pusht"
+
+
+def test_a_buffer_is_written_with_the_arrays_that_diffusion_policy_trains_on(tmp_path):
+    save_pusht_zarr(pusht(PushTLayout.STATE), tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    assert group.metadata.zarr_format == 2
+    shapes = {"data/state": (11, 5), "data/action": (11, 2), "data/keypoint": (11, 9, 2), "meta/episode_ends": (3,)}
+    for key, shape in shapes.items():
+        array = group[key]
+        assert isinstance(array, zarr.Array)
+        assert (array.shape, array.dtype) == (shape, np.int64 if key.startswith("meta") else np.float32)
+    expected = pusht(PushTLayout.KEYPOINTS9).observations[:, 2:].reshape(11, 9, 2)
+    np.testing.assert_allclose(np.asarray(group["data/keypoint"]), expected, atol=1e-4)
+
+
+def test_the_agent_alone_cannot_be_written_as_a_buffer(tmp_path):
+    with pytest.raises(DataError, match="where the block is cannot be told"):
+        save_pusht_zarr(pusht(PushTLayout.AGENT), tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())

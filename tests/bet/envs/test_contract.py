@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bet.envs.gym import GymVectorEnv
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import Info, SlotVectorEnv
@@ -33,6 +34,8 @@ class Case:
 
     name: str
     make: Callable[[int, int], SlotVectorEnv]  # (num_envs, max_steps)
+    restores: bool = True
+    """Whether states can be read and restored."""
 
 
 CASES = [
@@ -44,11 +47,20 @@ CASES = [
         Case(f"pusht-{layout}", lambda n, steps, layout=layout: PushTVectorEnv(n, layout, steps))
         for layout in PushTLayout
     ),
+    *(
+        Case(env_id, lambda n, steps, env_id=env_id: GymVectorEnv(n, env_id, steps), restores=False)
+        for env_id in ("Pendulum-v1", "MountainCarContinuous-v0")
+    ),
 ]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[case for case in CASES if case.restores], ids=lambda case: case.name)
+def restoring(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
@@ -68,12 +80,17 @@ def idle(env: VectorEnv) -> NDArray[np.float64]:
     return np.zeros(env.action_space.shape or ())
 
 
+def where(env: SlotVectorEnv) -> NDArray[Any]:
+    """All that can be known of where every slot is, (num_envs, dim): its state, or what is seen of it."""
+    return env.states if env.state_dim else env._observe()
+
+
 def play(env: SlotVectorEnv, actions: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Every array that steps give, each stacked to (steps, num_envs, ...), and the states after them."""
+    """Every array that steps give, each stacked to (steps, num_envs, ...), and where they lead."""
     rows = []
     for action in actions:
         *arrays, info = env.step(action)
-        rows.append([*arrays, *(info[name] for name in env.signals), env.states])
+        rows.append([*arrays, *(info[name] for name in env.signals), where(env)])
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
@@ -103,6 +120,11 @@ def test_the_spaces_say_what_comes_and_goes(case: Case) -> None:
     observations, info = env.reset(seed=0)
     assert observations in env.observation_space
     assert info == {}
+
+
+def test_states_are_one_row_per_slot(restoring: Case) -> None:
+    env = restoring.make(3, MAX_STEPS)
+    env.reset(seed=0)
     assert env.states.shape == (3, env.state_dim)
     assert env.states.dtype == np.float64
 
@@ -164,14 +186,14 @@ def test_rendering_changes_nothing(case: Case) -> None:
 def test_arrays_handed_out_are_the_callers_to_keep(case: Case) -> None:
     env = case.make(2, MAX_STEPS)
     observations, _ = env.reset(seed=0)
-    states = env.states
+    states = where(env)
     kept = observations.copy(), states.copy()
     env.step(random_actions(env, 0, 1)[0])
     np.testing.assert_array_equal(observations, kept[0])
     np.testing.assert_array_equal(states, kept[1])
-    before = env.states
+    before = where(env)
     states[:] = -1
-    np.testing.assert_array_equal(env.states, before)
+    np.testing.assert_array_equal(where(env), before)
 
 
 def test_gymnasiums_own_wrappers_take_it(case: Case) -> None:
@@ -194,7 +216,7 @@ def test_a_seed_gives_the_same_start_in_any_slot_of_any_number(case: Case, seed:
     alone, among = case.make(1, MAX_STEPS), case.make(5, MAX_STEPS)
     alone.reset(seed=[seed])
     among.reset(seed=[seed if index == slot else other for index in range(5)])
-    np.testing.assert_array_equal(among.states[slot], alone.states[0])
+    np.testing.assert_array_equal(where(among)[slot], where(alone)[0])
 
 
 def test_episode_seeds_are_accepted_as_numpy_gives_them(case: Case) -> None:
@@ -203,32 +225,32 @@ def test_episode_seeds_are_accepted_as_numpy_gives_them(case: Case) -> None:
     as_list.reset(seed=seeds)
     as_array.reset(seed=np.array(seeds))  # pyright: ignore[reportArgumentType]
     as_int.reset(seed=[int(seed) for seed in seeds])
-    np.testing.assert_array_equal(as_list.states, as_int.states)
-    np.testing.assert_array_equal(as_array.states, as_int.states)
+    np.testing.assert_array_equal(where(as_list), where(as_int))
+    np.testing.assert_array_equal(where(as_array), where(as_int))
 
 
 def test_one_integer_seeds_the_slots_in_sequence(case: Case) -> None:
     one, several = case.make(3, MAX_STEPS), case.make(3, MAX_STEPS)
     one.reset(seed=40)
     several.reset(seed=[40, 41, 42])
-    np.testing.assert_array_equal(one.states, several.states)
+    np.testing.assert_array_equal(where(one), where(several))
 
 
 def test_other_seeds_start_elsewhere(case: Case) -> None:
     env = case.make(20, MAX_STEPS)
     env.reset(seed=0)
-    assert len(np.unique(env.states, axis=0)) == 20
+    assert len(np.unique(where(env), axis=0)) == 20
 
 
 def test_without_a_seed_a_slot_goes_on_with_its_own_generator(case: Case) -> None:
     env, twin = case.make(2, MAX_STEPS), case.make(2, MAX_STEPS)
     env.reset(seed=5)
-    first = env.states
+    first = where(env)
     env.reset()
-    assert (env.states != first).any(axis=1).all()
+    assert (where(env) != first).any(axis=1).all()
     twin.reset(seed=5)
     twin.reset(seed=[None, None])
-    np.testing.assert_array_equal(env.states, twin.states)
+    np.testing.assert_array_equal(where(env), where(twin))
 
 
 # Slots live apart.
@@ -261,7 +283,7 @@ def test_a_reset_leaves_nothing_behind(case: Case, seed: int, use: int, steps: i
         used.reset(seed=use + episode)
         play(used, random_actions(used, use + episode, steps))
     np.testing.assert_array_equal(used.reset(seed=[seed, seed])[0], fresh.reset(seed=[seed, seed])[0])
-    np.testing.assert_array_equal(used.states, fresh.states)
+    np.testing.assert_array_equal(where(used), where(fresh))
     actions = random_actions(fresh, use, MAX_STEPS)
     assert_same(play(used, actions), play(fresh, actions))
 
@@ -274,10 +296,10 @@ def test_a_masked_reset_leaves_the_other_slots_alone(case: Case, mask: list[bool
     for each in (env, untouched):
         each.reset(seed=1)
         before = play(each, random_actions(each, 1, 4))[0][-1]
-    states = env.states
+    states = where(env)
     observations, _ = env.reset(seed=[seed] * 4, options={"reset_mask": chosen})
     np.testing.assert_array_equal(observations[others], before[others])
-    np.testing.assert_array_equal(env.states[others], states[others])
+    np.testing.assert_array_equal(where(env)[others], states[others])
     actions = random_actions(env, 2, MAX_STEPS)  # and the others' futures and time limits are as they were
     assert_same(play(env, actions), play(untouched, actions), of=others, to=others)
 
@@ -285,24 +307,24 @@ def test_a_masked_reset_leaves_the_other_slots_alone(case: Case, mask: list[bool
 # Restoring.
 
 
-def states_on_the_way(case: Case, num_envs: int) -> NDArray[np.float64]:
+def states_on_the_way(restoring: Case, num_envs: int) -> NDArray[np.float64]:
     """States (num_envs, state_dim) that the simulator itself reached, each at another step."""
-    env = case.make(num_envs, 10 * MAX_STEPS)
+    env = restoring.make(num_envs, 10 * MAX_STEPS)
     env.reset(seed=11)
     reached = play(env, random_actions(env, 11, num_envs))[-1]  # (steps, num_envs, state_dim)
     return reached[np.arange(num_envs), np.arange(num_envs)]
 
 
-def test_a_restored_state_is_the_state_given(case: Case) -> None:
-    given_states = states_on_the_way(case, 16)
-    env = case.make(16, MAX_STEPS)
+def test_a_restored_state_is_the_state_given(restoring: Case) -> None:
+    given_states = states_on_the_way(restoring, 16)
+    env = restoring.make(16, MAX_STEPS)
     env.reset(options={"states": given_states})
     np.testing.assert_array_equal(env.states, given_states)
 
 
-def test_what_follows_a_restored_state_depends_on_it_alone(case: Case) -> None:
-    given_states = states_on_the_way(case, 4)
-    fresh, used = case.make(4, MAX_STEPS), case.make(4, MAX_STEPS)
+def test_what_follows_a_restored_state_depends_on_it_alone(restoring: Case) -> None:
+    given_states = states_on_the_way(restoring, 4)
+    fresh, used = restoring.make(4, MAX_STEPS), restoring.make(4, MAX_STEPS)
     used.reset(seed=2)
     play(used, random_actions(used, 3, 7))
     expected, _ = fresh.reset(options={"states": given_states})
@@ -312,15 +334,26 @@ def test_what_follows_a_restored_state_depends_on_it_alone(case: Case) -> None:
     assert_same(play(used, actions), play(fresh, actions))
 
 
-def test_restoring_some_slots_reads_only_their_rows(case: Case) -> None:
-    given_states = states_on_the_way(case, 3)
-    env = case.make(3, MAX_STEPS)
+def test_restoring_some_slots_reads_only_their_rows(restoring: Case) -> None:
+    given_states = states_on_the_way(restoring, 3)
+    env = restoring.make(3, MAX_STEPS)
     before, _ = env.reset(seed=0)
     states = env.states
     mask = np.array([False, True, False])
     after, _ = env.reset(options={"states": np.where(mask[:, None], given_states, np.nan), "reset_mask": mask})
     np.testing.assert_array_equal(env.states, np.where(mask[:, None], given_states, states))
     np.testing.assert_array_equal(after[~mask], before[~mask])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.restores], ids=lambda case: case.name)
+def test_environments_without_states_refuse_to_restore_them(case: Case) -> None:
+    env = case.make(2, MAX_STEPS)
+    before, _ = env.reset(seed=0)
+    with pytest.raises(ValueError, match="states cannot be restored"):
+        env.reset(options={"states": np.zeros((2, 3))})
+    with pytest.raises(NotImplementedError, match="no state in common"):
+        _ = env.states
+    np.testing.assert_array_equal(env._observe(), before)
 
 
 # The end of an episode.
@@ -354,12 +387,12 @@ def test_a_slot_at_rest_does_not_move_whatever_its_action(case: Case, finished: 
         env.reset(seed=0)
         play(env, random_actions(env, 0, 3))
         env.reset(options={"reset_mask": first})
-    states = env.states
+    states = where(env)
     actions = random_actions(env, 1, 3)
     actions[:, 1] = np.nan
     for action in actions:
         _, rewards, terminated, truncated, info = env.step(action)
-        np.testing.assert_array_equal(env.states[1], states[1])
+        np.testing.assert_array_equal(where(env)[1], states[1])
         assert not terminated[1]
         assert not truncated[1]
         assert [rewards[1], *(info[name][1] for name in env.signals)] == [0.0] * (1 + len(env.signals))
@@ -372,51 +405,55 @@ def test_a_slot_at_rest_does_not_move_whatever_its_action(case: Case, finished: 
 def test_an_action_that_is_not_finite_is_refused_naming_the_slot(case: Case, value: float) -> None:
     env = case.make(3, MAX_STEPS)
     env.reset(seed=0)
-    states = env.states
+    states = where(env)
     action = idle(env)
     action[1, 0] = value
     with pytest.raises(ValueError, match="slot 1"):
         env.step(action)
-    np.testing.assert_array_equal(env.states, states)
+    np.testing.assert_array_equal(where(env), states)
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 2), (4, 2), (3, 1), (3, 3)])
-def test_actions_of_another_shape_are_refused(case: Case, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(None, 0), (-2, 0), (1, 0), (0, -1), (0, 1)])
+def test_actions_of_another_shape_are_refused(case: Case, rows: int | None, columns: int) -> None:
     env = case.make(3, MAX_STEPS)
     env.reset(seed=0)
+    act_dim = idle(env).shape[1]
+    shape = (act_dim,) if rows is None else (3 + rows, act_dim + columns)
     with pytest.raises(ValueError, match="actions have shape"):
         env.step(np.zeros(shape))
 
 
-def make_states(env: SlotVectorEnv, rows: int, columns: int) -> Info:
-    return {"states": np.zeros((env.num_envs + rows, env.state_dim + columns))}
+@pytest.mark.parametrize(("rows", "columns"), [(1, 0), (0, 1)], ids=["more states than slots", "wider states"])
+def test_states_that_do_not_fit_are_refused(restoring: Case, rows: int, columns: int) -> None:
+    env = restoring.make(3, MAX_STEPS)
+    env.reset(seed=0)
+    states = env.states
+    with pytest.raises(ValueError, match="states have shape"):
+        env.reset(options={"states": np.zeros((3 + rows, env.state_dim + columns))})
+    np.testing.assert_array_equal(env.states, states)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (lambda env: make_states(env, 1, 0), "states have shape"),
-        (lambda env: make_states(env, 0, 1), "states have shape"),
-        (lambda _: {"reset_mask": np.ones(2, dtype=bool)}, "3 booleans"),
-        (lambda _: {"reset_mask": np.ones(3, dtype=int)}, "3 booleans"),
-        (lambda _: {"state": np.zeros(3)}, "unknown reset option 'state'"),
+        ({"reset_mask": np.ones(2, dtype=bool)}, "3 booleans"),
+        ({"reset_mask": np.ones(3, dtype=int)}, "3 booleans"),
+        ({"state": np.zeros(3)}, "unknown reset option 'state'"),
     ],
-    ids=["more states than slots", "wider states", "short mask", "mask of integers", "unknown option"],
+    ids=["short mask", "mask of integers", "unknown option"],
 )
-def test_reset_options_that_do_not_fit_are_refused(
-    case: Case, options: Callable[[SlotVectorEnv], Info], message: str
-) -> None:
+def test_reset_options_that_do_not_fit_are_refused(case: Case, options: Info, message: str) -> None:
     env = case.make(3, MAX_STEPS)
     env.reset(seed=0)
-    states = env.states
+    states = where(env)
     with pytest.raises(ValueError, match=message):
-        env.reset(options=options(env))
-    np.testing.assert_array_equal(env.states, states)
+        env.reset(options=options)
+    np.testing.assert_array_equal(where(env), states)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_state_that_is_not_finite_is_refused_naming_the_slot(case: Case, value: float) -> None:
-    env = case.make(3, MAX_STEPS)
+def test_a_state_that_is_not_finite_is_refused_naming_the_slot(restoring: Case, value: float) -> None:
+    env = restoring.make(3, MAX_STEPS)
     env.reset(seed=0)
     states = env.states
     broken = states.copy()

@@ -17,6 +17,7 @@ from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
 from bet.policy import Policy
+from bet.protocol import Recipe
 from bet.rollout import rollout
 from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
@@ -93,8 +94,8 @@ class SmallSweep:
         write_trials(self.run, self.sweep, read_trials(self.run, self.sweep.objective))
 
     def roll_out(self, policy: Policy, split: Split, count: int) -> pa.Table:
-        job = Job.of(policy, TASK.protocol, split)
-        results = list(rollout(policy, TASK.protocol, split, range(count), count))
+        job = Job.of(policy, Recipe(TASK.protocol), split)
+        results = list(rollout(policy, Recipe(TASK.protocol), split, range(count), count))
         table = episodes_table(TASK, job.source, results)
         paths = trajectories_table(TASK, job.source, results, policy.bin_centers) if split is Split.REPORT else None
         ledger = Ledger(self.run, TASK)

@@ -54,7 +54,9 @@ def test_equal_policies_of_two_settings_share_their_episodes(finished: Path) -> 
     singles = [trial for trial in records.trials if trial.setting["codebook.bins"] == 1]
     assert len(singles) == 2
     for trial in singles:
-        rows = episodes_of(finished, records.episodes, TASK, [f"{trial.trial}/0/1"], Split.TUNE, TUNE_EPISODES)
+        rows = episodes_of(
+            finished, records.episodes, records.protocol, [f"{trial.trial}/0/1"], Split.TUNE, TUNE_EPISODES
+        )
         assert rows.num_rows == TUNE_EPISODES
 
 

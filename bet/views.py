@@ -1,0 +1,121 @@
+"""How people read a task's numbers: names of columns, bodies in the plane, and the state behind an observation."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bet.envs.pointmass import TARGET_RADIUS, PointMassVersion
+from bet.envs.pusht_scene import GOAL, OUTLINE
+from bet.layouts import PUSHT_SIZE, PushTLayout, pusht_states
+
+
+class Meaning(Enum):
+    """What an action is, where a task takes place in a plane."""
+
+    PLACE = auto()
+    """Where to go."""
+    STEP = auto()
+    """The change of the whole observation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """Something that moves in the plane, as columns of what `View.scene` gives."""
+
+    name: str
+    position: tuple[int, int]
+    """Columns of x and y."""
+    angle: int | None = None
+    """Column of its angle in radians, from x towards y."""
+    outline: NDArray[np.float64] | None = None
+    """Its corners (C, 2) at angle 0, seen from its position."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The square that a task takes place in."""
+
+    low: float
+    high: float
+    unit: str
+    y_down: bool
+    """Whether y points down, as in images."""
+    landmarks: Mapping[str, NDArray[np.float64]]
+    """Outlines (C, 2) of what stands still."""
+
+
+def unchanged(observations: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The scene that an observation itself is."""
+    return observations.astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One observation layout of a task, and its actions."""
+
+    columns: tuple[str, ...]
+    """Names of the observation's columns, (obs_dim,)."""
+    action_columns: tuple[str, ...]
+    """Names of the action's, (act_dim,)."""
+    scene: Callable[[NDArray[np.float32]], NDArray[np.float64]] = unchanged
+    """Observations (n, obs_dim) -> what they tell of the simulator's state, (n, scene_dim)."""
+    complete: bool = False
+    """Whether that is all of the state, as the simulator's reset takes it."""
+    plane: Plane | None = None
+    """None: the task does not take place in a plane, and there are no bodies."""
+    bodies: tuple[Body, ...] = ()
+    """The one that acts first."""
+    meaning: Meaning | None = None
+
+
+def placed(outline: NDArray[np.float64], x: float, y: float, angle: float) -> NDArray[np.float64]:
+    """An outline (C, 2), turned by an angle in radians and moved."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return outline @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)
+
+
+def plain_view(obs_dim: int, act_dim: int) -> View:
+    """Numbers that nobody has named."""
+    return View(
+        tuple(f"observation {column}" for column in range(obs_dim)),
+        tuple(f"action {column}" for column in range(act_dim)),
+    )
+
+
+def pusht_view(name: str) -> View:
+    """PushT through one of its layouts."""
+    layout = PushTLayout(name)
+    agent, block = Body("agent", (0, 1)), Body("block", (2, 3), angle=4, outline=OUTLINE)
+    points = [f"keypoint {point} {axis}" for point in range((layout.dim - 2) // 2) for axis in "xy"]
+    shown = ["block x", "block y", "block cos", "block sin"] if layout is PushTLayout.STATE else points
+    complete = layout is not PushTLayout.AGENT
+    landmarks = MappingProxyType({"goal": placed(OUTLINE, *GOAL)})
+    return View(
+        columns=("agent x", "agent y", *shown),
+        action_columns=("target x", "target y"),
+        scene=partial(pusht_states, layout=layout) if complete else unchanged,
+        complete=complete,
+        plane=Plane(0.0, PUSHT_SIZE, "pixels", y_down=True, landmarks=landmarks),
+        bodies=(agent, block) if complete else (agent,),
+        meaning=Meaning.PLACE,
+    )
+
+
+def pointmass_view(version: PointMassVersion, name: str) -> View:
+    """Point mass through its only layout."""
+    maze = version.maze
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
+    target = placed(TARGET_RADIUS * corners, *maze.target, angle=0.0)
+    return View(
+        columns=("x", "y"),
+        action_columns=("step x", "step y"),
+        complete=True,
+        plane=Plane(maze.low, maze.high, "cells", y_down=False, landmarks=MappingProxyType({"target": target})),
+        bodies=(Body("point", (0, 1)),),
+        meaning=Meaning.STEP,
+    )

@@ -1,0 +1,140 @@
+"""Training on Ray Train workers: the losses of one process, whatever dies on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from bet import Policy, tasks
+from bet.config import Config, ConfigError, make_config
+from bet.errors import FailedRunError, UsageError
+from bet_ray import training
+from bet_ray.distributed import train_on_workers
+from bet_ray.training import HISTORY_JSON, WorkerCount, begin
+
+pytestmark = pytest.mark.slow
+
+TWO = WorkerCount(2, 2)
+SETTINGS = {"train.epochs": 4, "train.lr": 3e-3, "train.batch_size": 101, "model.dropout": 0.2, "train.ema": 0.9}
+
+
+def started(run: Path, **settings: Any) -> tuple[Config, Any]:
+    config = make_config("pointmass2", SETTINGS, {key.replace("_", ".", 1): value for key, value in settings.items()})
+    episodes = tasks.get("pointmass2").load(config.data).split(0.2, 0)[0]
+    begin(run, config, episodes, resume=False)
+    return config, episodes
+
+
+def losses(run: Path) -> list[dict[str, Any]]:
+    names = ["epoch", "train_loss", "train_focal", "train_offset", "val_loss", "val_focal", "val_offset", "lr"]
+    return pq.read_table(run / "history.parquet").select(names).to_pylist()
+
+
+def assert_the_same_losses(left: Path, right: Path) -> None:
+    """To 1e-5 in the first two epochs; then training amplifies what rounding began."""
+    for a, b in zip(losses(left), losses(right), strict=True):
+        assert a == pytest.approx(b, rel=1e-5 if b["epoch"] <= 2 else 1e-3)
+
+
+def train_workers() -> list[psutil.Process]:
+    """The training processes below this one, oldest first."""
+    found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    return sorted(found, key=lambda process: process.create_time())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process finds."""
+    run = tmp_path_factory.mktemp("alone")
+    training.train(run, *started(run))
+    return run
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_workers_equal_one_listen_on_loopback_alone_and_leave_only_the_run(alone: Path, tmp_path: Path) -> None:
+    config, episodes = started(tmp_path)
+    heard: list[set[str]] = []
+    told: list[int] = []
+
+    def listen(done: float, epoch: Any) -> None:
+        told.append(epoch.epoch)
+        connections = [c for process in train_workers() for c in process.net_connections(kind="inet")]
+        heard.append({c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN})
+
+    best = train_on_workers(tmp_path, config, episodes, TWO, progress=listen)
+    assert_the_same_losses(tmp_path, alone)
+    assert told == [1, 2, 3, 4]
+    assert set().union(*heard) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert best.val_loss == min(row["val_loss"] for row in losses(tmp_path))
+    assert Policy.load(tmp_path).config == config
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "history.parquet", "policies"}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_worker_killed_with_kill_9_costs_nothing_but_time(alone: Path, tmp_path: Path) -> None:
+    config, episodes = started(tmp_path)
+    killed = threading.Event()
+
+    def kill_one() -> None:
+        while not list(tmp_path.rglob(HISTORY_JSON)):
+            time.sleep(0.02)
+        train_workers()[-1].kill()
+        killed.set()
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    train_on_workers(tmp_path, config, episodes, TWO)
+    assert killed.is_set()
+    assert_the_same_losses(tmp_path, alone)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_range_of_workers_takes_what_there_is(alone: Path, tmp_path: Path) -> None:
+    train_on_workers(tmp_path, *started(tmp_path), WorkerCount(1, 2))
+    assert_the_same_losses(tmp_path, alone)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_errors_of_ours_are_not_tried_again(tmp_path: Path) -> None:
+    began = time.monotonic()
+    config, episodes = started(tmp_path / "a", model_trunk="mlp", model_batch_norm=True)
+    with pytest.raises(ConfigError, match="so train with one worker"):
+        train_on_workers(tmp_path / "a", config, episodes, TWO)
+    config, episodes = started(tmp_path / "b", train_lr=1e9, train_grad_clip=None)
+    with pytest.raises(FailedRunError, match=r"not finite in epoch \d; try a smaller train\.lr"):
+        train_on_workers(tmp_path / "b", config, episodes, TWO)
+    assert time.monotonic() - began < 300
+
+
+def test_a_driver_killed_with_kill_9_resumes_with_another_number_of_workers(tmp_path: Path) -> None:
+    settings = ["pointmass2", "train.epochs=3", "window=3"]
+    run = tmp_path / "killed"
+    command = [sys.executable, "-c", "from bet_ray.cli import main; main()", "train", *settings, "--out", str(run)]
+    process = subprocess.Popen([*command, "--num-workers", "2"], start_new_session=True)
+    while not list(run.rglob(HISTORY_JSON)):
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "--resume"], check=True)
+    command[-1] = str(tmp_path / "straight")
+    subprocess.run(command, check=True)
+    assert_the_same_losses(run, tmp_path / "straight")
+
+
+@pytest.mark.parametrize(("text", "count"), [("1", (1, 1)), ("3", (3, 3)), ("2-4", (2, 4))])
+def test_a_number_or_a_range_says_how_many_workers(text: str, count: tuple[int, int]) -> None:
+    assert WorkerCount.parse(text) == WorkerCount(*count)
+
+
+@pytest.mark.parametrize("text", ["", "two", "0", "4-2", "-1", "1-2-3", "1.5"])
+def test_what_is_no_number_of_workers_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--num-workers"):
+        WorkerCount.parse(text)
