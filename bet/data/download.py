@@ -1,28 +1,24 @@
 """Published demonstrations: where they are, under which licence, and bringing them here whole.
 
-A data set is fetched and unpacked beside its place, opened by its loader, and only then renamed into place. The file
+A data set is fetched and unpacked beside its place, loaded, and only then renamed into place. The file
 `downloads.json` in the data folder keeps the digests: a source without a published one is trusted at its first download
 and compared ever after, and what is installed is compared file by file.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from bet.config import ConfigError, Frozen, did_you_mean
 from bet.data.archive import extract
-from bet.data.episodes import DataError, Episodes
+from bet.data.episodes import DataError
 from bet.data.fetch import DownloadError, Expected, Patience, fetch, sha256_of
-from bet.data.pusht_zarr import load_pusht_zarr
+from bet.data.formats import load
 from bet.files import replacing
 
 DOWNLOADS_JSON = "downloads.json"
@@ -63,12 +59,10 @@ class Source:
     licence: str
     homepage: str
     tasks: Mapping[str, str]
-    """The tasks it serves -> their folder in it."""
+    """The tasks it serves -> the file or folder of each in it."""
     target: str
     """Its folder below the data folder."""
     files: tuple[Remote, ...]
-    check: Callable[[Path], Episodes | None]
-    """Opens a folder as its loader does. Raises `DataError`."""
     unpack: Unpack | None = None
     """None: the files are the data set."""
 
@@ -147,7 +141,7 @@ def _install(wanted: Source, root: Path, target: Path, progress: Progress, patie
                 raise DataError(f"{wanted.files[0].url}: has no folder {wanted.unpack.inside}")
         else:
             _remove_strays(fetched, wanted.files)
-        wanted.check(candidate)
+        _check(wanted, candidate)
     except DataError as error:
         rejected = work.with_name(f"{work.name}.rejected")
         shutil.rmtree(rejected, ignore_errors=True)
@@ -230,33 +224,12 @@ def _write_record(root: Path, name: str, record: _Record) -> None:
         file.write(_RECORDS.dump_json(records, indent=1) + b"\n")
 
 
-def _lerobot_folder(path: Path) -> None:
-    """The files of a LeRobot v3 data set are there and agree on the number of steps."""
-    try:
-        steps = json.loads((path / "meta/info.json").read_text())["total_frames"]
-        rows = sum(pq.read_metadata(file).num_rows for file in (path / "data").rglob("*.parquet"))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a LeRobot data set: {error}") from error
-    if rows != steps:
-        raise DataError(f"{path}: holds {rows} steps, its meta/info.json says {steps}")
-
-
-def _bet_folder(path: Path) -> None:
-    """The arrays of BeT's block push and kitchen are there and agree on episodes and steps."""
-    for names in (
-        (
-            "blockpush/multimodal_push_observations",
-            "blockpush/multimodal_push_actions",
-            "blockpush/multimodal_push_masks",
-        ),
-        ("kitchen/observations_seq", "kitchen/actions_seq", "kitchen/existence_mask"),
-    ):
-        try:
-            shapes = {name: np.load(path / f"{name}.npy", mmap_mode="r").shape[:2] for name in names}
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path}: not the release of BeT: {error}") from error
-        if len(set(shapes.values())) != 1:
-            raise DataError(f"{path}: episodes and steps do not agree: {shapes}")
+def _check(wanted: Source, folder: Path) -> None:
+    """Load the demonstrations of every task. Raises `DataError` where they are damaged, or of another task."""
+    for task, place in wanted.tasks.items():
+        found = load(folder / place).task
+        if found != task:
+            raise DataError(f"{folder / place}: holds demonstrations of {found!r}, expected {task!r}")
 
 
 def _hugging_face(repository: str, revision: str, digests: Mapping[str, str | None]) -> tuple[Remote, ...]:
@@ -285,7 +258,6 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
                     keep=("pusht/pusht_cchi_v7_replay.zarr",),
                     limit=8 << 30,  # its images alone are 2.8 GB before compression
                 ),
-                check=load_pusht_zarr,
             ),
             Source(
                 name="lerobot/pusht",
@@ -311,7 +283,6 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
                         "meta/tasks.parquet": "95535f5152771bc0a6ab0fd93d23d7c1fecd9b7a13dc117852dfdd94f5b2c711",
                     },
                 ),
-                check=_lerobot_folder,
             ),
             Source(
                 name="lerobot/pusht_keypoints",
@@ -333,7 +304,6 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
                         "meta/tasks.parquet": None,
                     },
                 ),
-                check=_lerobot_folder,
             ),
             Source(
                 name="bet-release",
@@ -351,7 +321,6 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
                     keep=("bet_data_release/blockpush", "bet_data_release/kitchen"),
                     limit=8 << 30,
                 ),
-                check=_bet_folder,
             ),
         )
     }

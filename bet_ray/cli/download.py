@@ -51,8 +51,9 @@ def download(
     for remote in source.files:
         origin = "as published" if remote.sha256 else f"recorded in {root / downloads.DOWNLOADS_JSON}"
         console.print(f"sha256 {found.digests[remote.url]}  {remote.path} ({origin})")
-    for task, folder in source.tasks.items():
-        console.print(f"next: bet-ray data info {task} {found.path / folder}")
+    for task, place in source.tasks.items():
+        if task in tasks.TASKS:  # others are here to be converted
+            console.print(f"next: bet-ray data info {found.path / place}")
 
 
 def _list() -> Table:

@@ -17,8 +17,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zarr
 
@@ -27,7 +25,12 @@ from bet.config import ConfigError, make_config
 from bet.data.download import DOWNLOADS_JSON, SOURCES, Remote, Source, download, source
 from bet.data.episodes import DataError
 from bet.data.fetch import DownloadError, Patience
+from bet.data.formats import load
+from bet.data.lerobot import LeRobotVersion
+from bet.data.lerobot_writer import save_lerobot
 from bet.data.pusht_zarr import load_pusht_zarr
+from bet.layouts import PushTLayout
+from tests.bet.data.samples import pusht as pusht_episodes
 from tests.bet.data.server import File, Server, serving, serving_paths
 
 QUICK = Patience(connect_seconds=5, read_seconds=1, tries=3, pause_seconds=0.01)
@@ -271,21 +274,22 @@ def test_a_data_folder_that_is_a_file_is_one_clear_error(tmp_path: Path, pusht: 
         download(found, tmp_path / "data")
 
 
-def lerobot(rows: int = 30, said: int = 30) -> dict[str, bytes]:
-    table = io.BytesIO()
-    pq.write_table(pa.table({"action": pa.array(RNG.random((rows, 2)).tolist())}), table)
+def lerobot(folder: Path, layout: PushTLayout = PushTLayout.AGENT) -> dict[str, bytes]:
+    """The files of a small LeRobot data set."""
+    save_lerobot(pusht_episodes(layout), folder, LeRobotVersion.V30)
     return {
-        "data/chunk-000/file-000.parquet": table.getvalue(),
-        "meta/episodes/chunk-000/file-000.parquet": table.getvalue(),
-        "meta/info.json": json.dumps({"codebase_version": "v3.0", "total_frames": said}).encode(),
-        "meta/stats.json": b"{}",
-        "meta/tasks.parquet": table.getvalue(),
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
-@pytest.mark.parametrize("name", ["lerobot/pusht", "lerobot/pusht_keypoints"])
-def test_the_files_of_a_hugging_face_data_set_are_fetched_one_by_one(tmp_path: Path, name: str) -> None:
-    contents = lerobot()
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("lerobot/pusht", PushTLayout.AGENT), ("lerobot/pusht_keypoints", PushTLayout.KEYPOINTS8)],
+)
+def test_the_files_of_a_hugging_face_data_set_are_fetched_one_by_one(
+    tmp_path: Path, name: str, layout: PushTLayout
+) -> None:
+    contents = lerobot(tmp_path / "published", layout)
     paths = {remote.path: urlsplit(remote.url).path for remote in SOURCES[name].files}
     assert paths.keys() == contents.keys()
     files = {f"/blob/{path}": File(content) for path, content in contents.items()}
@@ -306,7 +310,7 @@ def test_the_files_of_a_hugging_face_data_set_are_fetched_one_by_one(tmp_path: P
 
 
 def test_a_file_once_rejected_is_not_installed_beside_the_sound_one(tmp_path: Path) -> None:
-    contents = lerobot()
+    contents = lerobot(tmp_path / "published")
     paths = {remote.path: urlsplit(remote.url).path for remote in SOURCES["lerobot/pusht"].files}
     files = {paths[path]: File(content) for path, content in contents.items()}
     digest = hashlib.sha256(contents["meta/info.json"]).hexdigest()
@@ -321,16 +325,32 @@ def test_a_file_once_rejected_is_not_installed_beside_the_sound_one(tmp_path: Pa
 
 
 def test_a_hugging_face_data_set_of_another_length_is_refused(tmp_path: Path) -> None:
+    contents = lerobot(tmp_path / "published")
+    info = json.loads(contents["meta/info.json"])
+    contents["meta/info.json"] = json.dumps(info | {"total_frames": info["total_frames"] + 1}).encode()
     paths = {remote.path: urlsplit(remote.url).path for remote in SOURCES["lerobot/pusht"].files}
-    files = {paths[path]: File(content) for path, content in lerobot(said=31).items()}
-    with serving_paths(files) as server, pytest.raises(DataError, match="holds 30 steps, its"):
+    files = {paths[path]: File(content) for path, content in contents.items()}
+    with (
+        serving_paths(files) as server,
+        pytest.raises(DataError, match=r"meta/info\.json says .* set aside"),
+    ):
         download(moved(SOURCES["lerobot/pusht"], server), tmp_path)
+    assert not (tmp_path / "lerobot/pusht").exists()
+
+
+def test_demonstrations_of_another_task_are_refused(tmp_path: Path) -> None:
+    contents = lerobot(tmp_path / "published")
+    with serving_paths({f"/{path}": File(content) for path, content in contents.items()}) as server:
+        files = tuple(Remote(f"{server.url}/{path}", path) for path in contents)
+        found = dataclasses.replace(SOURCES["lerobot/pusht"], files=files, tasks={"kitchen": ""})
+        with pytest.raises(DataError, match="holds demonstrations of 'pusht', expected 'kitchen'"):
+            download(found, tmp_path)
 
 
 BET = {
     "blockpush/multimodal_push_observations": np.zeros((4, 7, 16)),
     "blockpush/multimodal_push_actions": np.zeros((4, 7, 2)),
-    "blockpush/multimodal_push_masks": np.ones((4, 7)),
+    "blockpush/multimodal_push_masks": np.tile(np.arange(7) < 5, (4, 1)).astype(float),
     "kitchen/observations_seq": np.zeros((9, 3, 60)),  # time first
     "kitchen/actions_seq": np.zeros((9, 3, 9)),
     "kitchen/existence_mask": np.ones((9, 3)),
@@ -346,7 +366,8 @@ def test_the_release_of_bet_is_unpacked_without_its_carla_data(tmp_path: Path) -
         done = download(moved(SOURCES["bet-release"], server), tmp_path)
     assert done.path == tmp_path / "bet_data_release"
     assert sorted(folder.name for folder in done.path.iterdir()) == ["blockpush", "kitchen"]
-    np.testing.assert_array_equal(np.load(done.path / "kitchen/actions_seq.npy"), BET["kitchen/actions_seq"])
+    assert load(done.path / "kitchen").lengths.tolist() == [9, 9, 9]
+    assert load(done.path / "blockpush").lengths.tolist() == [5, 5, 5, 5]
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 6)), np.array([object()]), None])
