@@ -1,5 +1,6 @@
 """`bet-ray eval` and `bet-ray replay`."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, track_shorthand
+from bet_ray.cli.measured import print_measured
 
 if TYPE_CHECKING:
     from bet.config import Split
@@ -31,6 +33,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory for the episodes. Default: the policy's run.")] = None,
     trajectories: Annotated[bool, typer.Option("--trajectories", help="Keep every step of the new episodes.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Write rollouts.html: paths, lengths and scores of the episodes.")
+    ] = False,
     allow_mixed_numerics: Annotated[
         bool, typer.Option("--allow-mixed-numerics", help="Add to episodes made with another torch, CPU or device.")
     ] = False,
@@ -52,14 +57,14 @@ def evaluate(
     chosen = _split(split or wanted.split)
     task = tasks.get(policy.config.task)
     target = out or evaluation.run_of(run)
-    began = time.monotonic()
+    began = ended = time.monotonic()
     ran = 0
     with progress_bar() as bar:
         line = bar.add_task(f"{task.name} episodes", total=episodes)
 
         def show(done: int, total: int, before: int) -> None:
-            nonlocal ran
-            ran = done - before
+            nonlocal ran, ended
+            ran, ended = done - before, time.monotonic()
             bar.update(line, completed=done, total=total, before=before)
 
         table = evaluation.evaluate(
@@ -74,7 +79,6 @@ def evaluate(
             allow_mixed_numerics=allow_mixed_numerics,
             progress=show,
         )
-    seconds = time.monotonic() - began
     found = evaluation.measurement(task, table)
     config = policy.config
     console.print(
@@ -82,24 +86,23 @@ def evaluate(
         f"· policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
         f"{''.join(f' · {text}' for text in recipe.protocol.variations)}"
     )
-    if task.protocol.primary != SUCCESS:
-        console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
-    console.print(
-        f"  [bold]success[/]  {found.success:.3f}  ({int(sum(table.column('success').to_pylist()))} of "
-        f"{found.episodes}, {found.success.method}, 95%)"
-    )
+    print_measured(task, found)
     if task.protocol.primary == SUCCESS:
         returns = table.column("return").to_numpy()
         console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
-    for mode, share in found.mode_shares.items():
-        console.print(f"  {mode}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     failed = table.column("end").to_pylist().count("error")
     if failed:
         console.print(f"  [red]{failed} episodes ended in an error and count as failures[/]")
-    rate = f" at {ran / seconds:,.1f}/s, start of Ray included" if ran else ""
+    rate = f" at {ran / (ended - began):,.1f}/s, start of Ray included" if ran else ""
     console.print(
         f"{ran} episodes run{rate}, {episodes - ran} were recorded already · {target}/episodes", soft_wrap=True
     )
+    if plot:
+        from bet_ray.show.rollouts import show_rollouts
+
+        command = shlex.join(["bet-ray", "eval", str(run), *(settings or []), "--episodes", str(episodes)])
+        page = show_rollouts(policy, recipe, chosen, table, target, f"{command} --split {chosen.value} --plot")
+        console.print(f"page: {page}")
 
 
 def replay(
