@@ -24,3 +24,4 @@ check: .venv/.ready
 bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pusht_env
 	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.training

@@ -4,20 +4,13 @@
 the network has the size BeT uses for block pushing, and nearly random weights.
 
 Everyone runs the same weights on the same episodes, from their first step to their last; a step counts once, and only
-until its own episode ends. Contestants take turns, round by round, so a machine that drifts slows all alike; ratios
-are taken within a round. Rivals are leaner here than where they come from (no images, no progress bars, no copies),
-and each runs with the number of torch threads that suits it best.
+until its own episode ends. Rivals are leaner here than where they come from (no images, no progress bars, no copies).
 """
 
 import argparse
-import os
-import platform
-import statistics
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -31,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.contest import Contestant, best, cells, compete, machine, prepared, ratio
 from bet import tasks
 from bet.codebook import decode
 from bet.config import Split, make_config
@@ -49,7 +43,6 @@ LOCKSTEP = (8, 32)  # environments
 ACTORS = (1, 2)
 MAX_STEPS = 100  # of an episode here; the task's own 300 would only make the run longer
 TARGET_SERIAL, TARGET_LOCKSTEP = 8.0, 3.0  # for the engine with the most actors
-THREADS = torch.get_num_threads()  # torch's own choice: all cores
 
 
 class Kind(StrEnum):
@@ -59,17 +52,7 @@ class Kind(StrEnum):
     BOUND = "bounds, one core"
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """Something that takes policy steps."""
-
-    kind: Kind
-    name: str
-    run: Callable[[int], int]
-    """Runs that many episodes to their ends, a multiple of `unit`, and returns their steps."""
-    unit: int
-    threads: int = 1
-    """Of torch, in this process."""
+RIVALS = (Kind.SERIAL, Kind.LOCKSTEP)
 
 
 # The policy.
@@ -323,46 +306,10 @@ def contestants(policy: Policy, protocol: Protocol) -> Iterator[list[Contestant]
         yield found
 
 
-def rate(contestant: Contestant, episodes: int) -> float:
-    """Steps per second over that many episodes."""
-    torch.set_num_threads(contestant.threads)
-    start = time.perf_counter()
-    steps = contestant.run(episodes)
-    return steps / (time.perf_counter() - start)
-
-
-def prepared(contestant: Contestant, seconds: float) -> tuple[Contestant, int]:
-    """A warm contestant and how many episodes fill `seconds` (at least its `unit`).
-
-    A rival gets one torch thread or all of them, whichever is faster.
-    """
-    rate(contestant, contestant.unit)
-    choices = {contestant.threads, THREADS} if contestant.kind in (Kind.SERIAL, Kind.LOCKSTEP) else {contestant.threads}
-    found = {threads: rate(replace(contestant, threads=threads), contestant.unit) for threads in choices}
-    fastest = max(found, key=lambda threads: found[threads])
-    units = found[fastest] * seconds / (MAX_STEPS * contestant.unit)
-    return replace(contestant, threads=fastest), max(1, round(units)) * contestant.unit
-
-
-def compete(contest: Sequence[tuple[Contestant, int]], rounds: int, console: Console) -> list[list[float]]:
-    """Steps per second: for each contestant, one number a round."""
-    rates: list[list[float]] = [[] for _ in contest]
-    for number in range(rounds):
-        with console.status(f"round {number + 1} of {rounds}"):
-            for found, (contestant, episodes) in zip(rates, contest, strict=True):
-                found.append(rate(contestant, episodes))
-    return rates
-
-
-def ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median over rounds of the ratio within a round."""
-    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-
-
 def show(field: Sequence[Contestant], rates: Sequence[Sequence[float]], console: Console) -> None:
     serial = next(found for who, found in zip(field, rates, strict=True) if who.kind is Kind.SERIAL)
     locksteps = [found for who, found in zip(field, rates, strict=True) if who.kind is Kind.LOCKSTEP]
-    best_lockstep = [max(together) for together in zip(*locksteps, strict=True)]  # of each round
+    best_lockstep = best(locksteps)
     table = Table("", "torch threads", "steps/s", "min .. max", "x serial", "x best lockstep")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -373,10 +320,7 @@ def show(field: Sequence[Contestant], rates: Sequence[Sequence[float]], console:
             table.add_section()
             table.add_row(f"[bold]{kind}")
         table.add_row(
-            f"  {contestant.name}",
-            str(contestant.threads),
-            f"{statistics.median(found):,.0f}",
-            f"{min(found):,.0f} .. {max(found):,.0f}",
+            *cells(contestant, found),
             f"{ratio(found, serial):.2f}",
             f"{ratio(found, best_lockstep):.2f}",
         )
@@ -407,14 +351,14 @@ def main() -> None:
     protocol = tasks.get("pusht").protocol.model_copy(update={"max_steps": MAX_STEPS})
     model = policy.config.model
     console.print(
-        f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {policy.numerics}\n"
+        f"{machine()}, {policy.numerics}\n"
         f"policy: {options.run or 'made up, pushes the block about'}; {model.layers} layers, {model.heads} heads, "
         f"width {model.width}, window {model.window}, {policy.config.codebook.bins} bins\n"
         f"episodes of at most {protocol.max_steps} steps"
     )
     with contestants(policy, protocol) as everyone:
         with console.status("warming up"):
-            contest = [prepared(contestant, options.seconds) for contestant in everyone]
+            contest = [prepared(one, options.seconds, rival=one.kind in RIVALS) for one in everyone]
         rates = compete(contest, options.rounds, console)
     show([contestant for contestant, _ in contest], rates, console)
 

@@ -61,7 +61,8 @@ class Model(nn.Module, ABC):
         """Outputs (..., outputs) -> logits (..., bins), offsets (..., bins, act_dim), zeros where there are none."""
         if not self.config.offsets:
             return y, y.new_zeros(*y.shape, self.act_dim)
-        return y[..., : self.bins], y[..., self.bins :].unflatten(-1, (self.bins, self.act_dim))
+        logits, offsets = y.split([self.bins, self.bins * self.act_dim], dim=-1)
+        return logits, offsets.unflatten(-1, (self.bins, self.act_dim))
 
 
 def dropout(x: Tensor, p: float, noise: Noise | None) -> Tensor:
@@ -81,16 +82,23 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, width) -> (B, heads, T, width / heads)
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
-        q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, width / heads)
         if noise is None or self.p == 0:
+            q, k, v = qkv.unbind()
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:  # sdpa would draw its dropout itself
-            steps = x.shape[1]
-            causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
-            scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5  # (B, heads, T, T)
-            weights = scores.masked_fill(~causal, float("-inf")).softmax(dim=-1)
-            y = dropout(weights, self.p, noise) @ v
+        else:
+            q, k, v = qkv.contiguous().unbind()  # one copy, where every product would make its own
+            y = self._attend(q, k, v, noise)
         return dropout(self.project(y.transpose(1, 2).flatten(2)), self.p, noise)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, noise: Noise) -> Tensor:
+        """Causal attention with dropout of its weights, (B, heads, T, width / heads); sdpa would draw that itself."""
+        steps = q.shape[2]
+        future = torch.full((steps, steps), float("-inf"), device=q.device).triu(1)
+        scores = torch.add(future, q @ k.transpose(-2, -1), alpha=q.shape[-1] ** -0.5)  # (B, heads, T, T)
+        # Over the first axis: torch takes rows as short as these one at a time, ten times slower.
+        weights = scores.permute(3, 0, 1, 2).softmax(dim=0).permute(1, 2, 3, 0).contiguous()
+        return dropout(weights, self.p, noise) @ v
 
     def read(self, x: Tensor, last: Tensor) -> Tensor:
         """Attention of position `last` (B,) alone: (B, T, width) -> (B, 1, width)."""

@@ -209,7 +209,7 @@ class Training:
         noise = Noise(self._key(_DROPOUT, self.steps_done), mine.start, len(samples))
         self._optimizer.zero_grad(set_to_none=True)
         if mine.start < mine.stop:
-            focal, offset = self._losses(self.model, self._train, samples[mine], noise)[:2]
+            focal, offset = self._losses(self.model, self._train, samples[mine], noise)
             ((focal + self.config.loss.offset_scale * offset) / count).backward()
         else:  # the last batch of an epoch may have fewer rows than there are workers
             focal, offset = torch.zeros(2, device=self.device)
@@ -303,10 +303,8 @@ class Training:
         progress = (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
         return settings.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
-    def _losses(
-        self, model: Model, data: _Tensors, samples: Tensor, noise: Noise | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sums over the real positions of a batch: focal loss, offset loss, positions, right bins.
+    def _losses(self, model: Model, data: _Tensors, samples: Tensor, noise: Noise | None) -> tuple[Tensor, ...]:
+        """Sums over the real positions of a batch: focal loss, offset loss; in validation also positions, right bins.
 
         Validation (no noise) of a network that is not causal counts the last position alone: at the others it has seen
         what comes next.
@@ -318,6 +316,8 @@ class Training:
             logits, offsets = model(observations, noise)
         focal = (focal_loss(logits.float(), bins, self.config.loss.gamma) * real).sum()
         offset = (offset_loss(offsets.float(), bins, true_offsets) * real).sum()
+        if noise is not None:
+            return focal, offset
         right = ((logits.argmax(-1) == bins) & real).sum()
         return focal, offset, real.sum().to(focal.dtype), right.to(focal.dtype)
 
