@@ -24,6 +24,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from yaml import YAMLError
@@ -83,6 +84,14 @@ class Start(StrEnum):
 
     RESET = "reset"
     DEMONSTRATIONS = "demonstrations"
+
+
+class WandbMode(StrEnum):
+    """Whether Weights & Biases is told, and where."""
+
+    OFF = "off"
+    OFFLINE = "offline"
+    ONLINE = "online"
 
 
 class Frozen(BaseModel):
@@ -213,6 +222,27 @@ class PoolConfig(Frozen):
     """Episodes an actor runs at once."""
 
 
+class TrackConfig(Frozen):
+    """How a run is watched. No part of what it is: it changes no weight and no episode, and no record keeps it."""
+
+    wandb: WandbMode = WandbMode.OFF
+    """Weights & Biases: `off`, `offline` (below the run directory, for `wandb sync`) or `online`."""
+    tensorboard: bool = False
+    """Write TensorBoard event files below the run directory."""
+    project: str = "bet-ray"
+    """Project of Weights & Biases."""
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return WandbMode.OFF if value is False else value  # YAML reads `off` as false
+
+    @property
+    def on(self) -> bool:
+        """Whether anything watches."""
+        return self.tensorboard or self.wandb is not WandbMode.OFF
+
+
 class Config(Frozen):
     """All settings of one training and its evaluation."""
 
@@ -225,6 +255,7 @@ class Config(Frozen):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     pool: PoolConfig = PoolConfig()
+    track: TrackConfig = Field(default=TrackConfig(), exclude=True)
 
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(
@@ -413,7 +444,7 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
 
 def changed(config: Config, settings: Mapping[str, Any]) -> Config:
     """A config with dotted settings over it. Raises `ConfigError` for an unknown key or a value out of range."""
-    tree = config.model_dump()
+    tree = {name: dict(value) if isinstance(value, BaseModel) else value for name, value in config}
     for key, value in settings.items():
         section, _, name = full_key(key).rpartition(".")
         (tree[section] if section else tree)[name] = value

@@ -202,7 +202,8 @@ def _load_pusht(data: DataConfig) -> Episodes:
     path = Path(data.path) if data.path else data_root() / PUSHT_PLACE
     if not path.exists():
         raise DataError(
-            f"{path}: no such demonstrations; set data.path=... or {DATA_DIR} to the folder that holds pusht/"
+            f"{path}: no such demonstrations; fetch them (bet-ray data download pusht), or set data.path=... "
+            f"or {DATA_DIR} to the folder that holds pusht/"
         )
     return formats.load(path, data.observation)
 

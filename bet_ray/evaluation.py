@@ -20,6 +20,7 @@ from bet_ray.ledger import Ledger
 from bet_ray.pool import Finished, Job, Pool
 from bet_ray.results import unique_rows
 from bet_ray.session import session
+from bet_ray.tracking import track_evaluation
 
 FLUSH_SECONDS = 1.0  # finished episodes reach the disk at least this often
 
@@ -40,8 +41,10 @@ def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recip
     Raises `ConfigError` for a setting that is not of the evaluation, or out of range.
     """
     for key in settings:
-        if not key.startswith("eval.") and key != "data.path":
-            raise ConfigError(f"{key}: the policy is trained; an evaluation takes settings of eval. (and data.path)")
+        if not key.startswith(("eval.", "track.")) and key != "data.path":
+            raise ConfigError(
+                f"{key}: the policy is trained; an evaluation takes settings of eval. and track. (and data.path)"
+            )
     config = changed(policy.config, settings)
     return tasks.get(config.task).recipe(config.eval, config.data)
 
@@ -62,8 +65,9 @@ def evaluate(
     """Roll out episodes 0..episodes-1 of a policy and return their rows, as in `episodes/*.parquet`, by index.
 
     `path` is a run or policy directory. With `out`, a run directory, finished episodes are recorded as they come and
-    those already there are not run again. `settings` are dotted `eval.*` settings over those the policy was trained
-    with. Raises `PolicyError`, `ConfigError`, `PoolError`, `MixedNumericsError`.
+    those already there are not run again. `settings` are dotted `eval.*` and `track.*` settings over those the policy
+    was trained with; trackers write below `out`, else below the policy's run. Raises `PolicyError`, `ConfigError`,
+    `PoolError`, `MixedNumericsError`.
     """
     policy = Policy.load(path)
     task = tasks.get(policy.config.task)
@@ -95,8 +99,12 @@ def evaluate(
                 booked.flush()
                 if ledger is not None:
                     ledger.compact()
-    table = unique_rows(pa.concat_tables(collected))
-    return table.filter(pc.field("index") < episodes)
+    table = unique_rows(pa.concat_tables(collected)).filter(pc.field("index") < episodes)
+    track = changed(policy.config, settings).track
+    if track.on:
+        run = Path(out) if out is not None else run_of(Path(path))
+        track_evaluation(track, run, policy, recipe, job.split, table, measurement(task, table))
+    return table
 
 
 def measurement(task: Task, table: pa.Table) -> Measurement:

@@ -12,6 +12,7 @@ from bet.errors import UsageError
 from bet.files import replacing
 
 MANIFEST = "manifest.json"
+WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
 _PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "pymunk")
 
 
@@ -40,8 +41,8 @@ def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> Non
 
 
 def holds_a_run(run: Path) -> bool:
-    """Whether there is anything to lose or continue; a manifest alone is of a run that never began."""
-    return run.exists() and any(path.name != MANIFEST for path in run.iterdir())
+    """Whether there is anything to lose or continue; a manifest (and a tracker) alone is of a run that never began."""
+    return run.exists() and any(path.name not in (MANIFEST, WANDB, TENSORBOARD) for path in run.iterdir())
 
 
 def earlier_manifest(run: Path, resume: bool) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from optuna.distributions import (
 )
 from pydantic import (
     Discriminator,
+    Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -29,6 +30,7 @@ from bet.config import (
     Config,
     ConfigError,
     Frozen,
+    TrackConfig,
     canonical_json,
     flatten,
     full_key,
@@ -153,6 +155,8 @@ class Sweep(Frozen):
     """What the winner is best at, on `tune`."""
     eval: SweepEval = SweepEval()
     resources: Resources = Resources()
+    track: TrackConfig = Field(default=TrackConfig(), exclude=True)
+    """How the sweep is watched."""
 
     @field_validator("search", mode="before")
     @classmethod
@@ -183,13 +187,16 @@ class Sweep(Frozen):
     def _consistent(self) -> "Sweep":
         if self.search.method is not Search.GRID and self.trials is None:
             raise ValueError(f"trials: how many settings should {self.search.method} try?")
+        tracked = [key for key in self.base if key.startswith("track.")]
+        if tracked:
+            raise ValueError(f"base.{tracked[0]}: tracking is of the whole sweep; write it as {tracked[0]}")
         clash = sorted(self.base.keys() & self.space.keys())
         if clash:
             raise ValueError(f"{clash[0]} is both in base and in space")
         for key, values in self.space.items():
             if isinstance(values, Range) and self.search.method is Search.GRID and values.step is None:
                 raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
-            if key.partition(".")[0] in ("eval", "pool") or key in ("task", "train.seed", "train.device"):
+            if key.partition(".")[0] in ("eval", "pool", "track") or key in ("task", "train.seed", "train.device"):
                 raise ValueError(f"space.{key}: does not make another setting (for training seeds: seeds_per_trial)")
         incomparable = {"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize"} & self.space.keys()
         if self.objective is Objective.VAL_LOSS and incomparable:
@@ -272,7 +279,7 @@ def _validated(tree: dict[str, Any], overrides: Sequence[str], source: str) -> S
             section, dot, name = key.partition(".")
             if SHORT_FORMS.get(key, key) in Sweep.model_fields:
                 tree[SHORT_FORMS.get(key, key)] = value
-            elif dot and section in ("eval", "resources", "search") and name in _section_fields(section):
+            elif dot and section in ("eval", "resources", "search", "track") and name in _section_fields(section):
                 tree[section] = {**_mapping(tree.get(section, {})), name: value}
             else:
                 tree["base"] = {**flatten(tree.get("base", {})), full_key(key): value}
@@ -288,7 +295,8 @@ def _mapping(section: Any) -> Mapping[str, Any]:
 
 
 def _section_fields(section: str) -> Mapping[str, Any]:
-    return {"eval": SweepEval, "resources": Resources, "search": SearchConfig}[section].model_fields
+    models = {"eval": SweepEval, "resources": Resources, "search": SearchConfig, "track": TrackConfig}
+    return models[section].model_fields
 
 
 def _draw(values: list[Any] | Range, generator: np.random.Generator) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import optuna
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from ray import tune
 from ray.exceptions import RayTaskError
@@ -30,7 +31,7 @@ from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
-from bet.training import TrainingDivergedError
+from bet.training import Epoch, TrainingDivergedError
 from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.pool import Job
@@ -38,7 +39,8 @@ from bet_ray.results import trials_schema, write_table
 from bet_ray.service import RolloutService
 from bet_ray.session import session
 from bet_ray.sweep import Objective, Scheduler, Search, Sweep
-from bet_ray.training import SeedRun, set_best, trial_id, write_history
+from bet_ray.tracking import Kind, Trackers, epoch_numbers, interval_numbers, tracking
+from bet_ray.training import Progress, SeedRun, set_best, trial_id, write_history
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,8 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
     """
     episodes = tasks.get(sweep.task).load(sweep.config({}).data)
     _prepare(sweep, run, resume, episodes.digest)
-    with session() as cpus:
+    with tracking(sweep.track, run, Kind.SWEEP, sweep.model_dump(mode="json")) as tracker, session() as cpus:
+        sweep = sweep.model_copy(update={"track": tracker.track})  # what cannot be had here is not tried in each trial
         shares = divide(sweep, cpus)
         service: Any = (
             ray.remote(RolloutService)
@@ -154,6 +157,8 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
             rung = winner.best(sweep.objective)
             assert rung is not None
             report = _measure_winner(sweep, run, winner, rung, service)
+            tracker.summary(_rung_numbers(rung) | interval_numbers("report_primary", report.primary))
+            tracker.table("trials", pq.read_table(run / "trials.parquet"))
         except RayTaskError as error:
             if isinstance(error.cause, UsageError | FailedRunError):
                 raise error.cause from error
@@ -344,6 +349,7 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
     def settle(pending: tuple[int, float, list[ray.ObjectRef]]) -> None:
         epoch, val_loss, evaluations = pending
         rungs.append(_rung(sweep, epoch, val_loss, ray.get(evaluations)))
+        tracker.log(epoch, _rung_numbers(rungs[-1]))
         record(Status.RUNNING)
         _report(sweep, rungs)
 
@@ -353,20 +359,22 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
             _report(sweep, before.rungs[: count + 1])
         return
     record(Status.RUNNING)
-    try:
-        runs = [SeedRun(run, config, episodes) for config in configs]
-        pending = None
-        for epoch in sweep.rung_epochs(configs[0].train.epochs):
-            jobs = [_train_to(seed_run, epoch) for seed_run in runs]
-            val_loss = sum(r.training.history[epoch - 1].val_loss for r in runs) / len(runs)
-            if pending is not None:
-                settle(pending)  # the last rung was simulated while this one trained
-            pending = epoch, val_loss, [service.evaluate.remote(job, sweep.eval.episodes) for job in jobs]
-        assert pending is not None
-        settle(pending)
-        record(Status.DONE)
-    except (UsageError, TrainingDivergedError) as error:
-        record(Status.ERROR, str(error))  # this setting cannot work; the others go on
+    title = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in setting.items())
+    with tracking(sweep.track, run, Kind.TRIAL, configs[0].model_dump(mode="json"), trial, title) as tracker:
+        try:
+            runs = [SeedRun(run, config, episodes) for config in configs]
+            pending = None
+            for epoch in sweep.rung_epochs(configs[0].train.epochs):
+                jobs = [_train_to(r, epoch, _epochs_to(tracker, r.config.train.seed)) for r in runs]
+                val_loss = sum(r.training.history[epoch - 1].val_loss for r in runs) / len(runs)
+                if pending is not None:
+                    settle(pending)  # the last rung was simulated while this one trained
+                pending = epoch, val_loss, [service.evaluate.remote(job, sweep.eval.episodes) for job in jobs]
+            assert pending is not None
+            settle(pending)
+            record(Status.DONE)
+        except (UsageError, TrainingDivergedError) as error:
+            record(Status.ERROR, str(error))  # this setting cannot work; the others go on
 
 
 def _write_record(run: Path, record: TrialRecord) -> None:
@@ -391,9 +399,28 @@ def _report(sweep: Sweep, rungs: list[Rung]) -> None:
     tune.report({"objective": choose(rung.objective for rung in rungs), "epoch": rungs[-1].epoch})
 
 
-def _train_to(seed_run: SeedRun, epoch: int) -> Job:
+def _epochs_to(tracker: Trackers, seed: int) -> Progress:
+    """Has the epochs of one seed tracked."""
+
+    def show(done: float, epoch: Epoch | None) -> None:
+        if epoch is not None:
+            numbers = {f"seed {seed}/{name}": value for name, value in epoch_numbers(epoch).items()}
+            tracker.log(epoch.epoch, numbers)
+
+    return show
+
+
+def _rung_numbers(rung: Rung) -> dict[str, float]:
+    """What trackers show of a rung."""
+    numbers = {"objective": rung.objective, "mean_val_loss": rung.val_loss, "episodes": rung.episodes}
+    for name, interval in (("primary", rung.primary), ("success", rung.success)):
+        numbers |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+    return numbers
+
+
+def _train_to(seed_run: SeedRun, epoch: int, progress: Progress) -> Job:
     """Train one seed to a rung and make its policy a job; a rung that an earlier start passed is read back."""
-    seed_run.train_to(epoch)
+    seed_run.train_to(epoch, progress)
     policy, _ = seed_run.export(epoch)
     seed_run.save()
     return _job(policy, Split.TUNE)

@@ -23,6 +23,8 @@ from rich.text import Text
 
 from bet.errors import UsageError
 
+WANDB_HELP = "Weights & Biases, offline below the run directory: short for track.wandb=offline."
+TENSORBOARD_HELP = "TensorBoard event files: short for track.tensorboard=true."
 PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -59,6 +61,11 @@ def progress_bar(delay: float = 0.0) -> Iterator[Progress]:
         appear.cancel()
         appear.join()
         bar.stop()
+
+
+def track_shorthand(wandb: bool, tensorboard: bool) -> list[str]:
+    """What the flags --wandb and --tensorboard are short for."""
+    return [*(["track.wandb=offline"] if wandb else []), *(["track.tensorboard=true"] if tensorboard else [])]
 
 
 def run_directory(out: Path | None, name: str, resume: bool) -> Path:

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from bet_ray.cli import convert
+from bet_ray.cli import convert, download
 from bet_ray.cli.console import console, progress_bar
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from bet.data.summary import Column
     from bet.tasks import Task
 
-app = typer.Typer(help="Make and look at demonstrations.", no_args_is_help=True)
+app = typer.Typer(help="Make, fetch and look at demonstrations.", no_args_is_help=True)
 app.command(epilog=convert.EXAMPLES)(convert.convert)
+app.command(epilog=download.EXAMPLES)(download.download)
 
 Demonstrations = Annotated[
     str, typer.Argument(help="A task's name, for the task's own demonstrations, or a file or folder.")

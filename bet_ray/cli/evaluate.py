@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bet_ray.cli.console import console, progress_bar
+from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, track_shorthand
 from bet_ray.cli.measured import print_measured
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def evaluate(
     allow_mixed_numerics: Annotated[
         bool, typer.Option("--allow-mixed-numerics", help="Add to episodes made with another torch, CPU or device.")
     ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
@@ -48,21 +50,21 @@ def evaluate(
     from bet_ray import evaluation
 
     policy = Policy.load(run)
-    changes = parse_overrides(settings or [])
+    changes = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
     recipe = evaluation.recipe_of(policy, changes)
     wanted = changed(policy.config, changes).eval
     episodes = episodes or wanted.episodes
     chosen = _split(split or wanted.split)
     task = tasks.get(policy.config.task)
     target = out or evaluation.run_of(run)
-    began = time.monotonic()
+    began = ended = time.monotonic()
     ran = 0
     with progress_bar() as bar:
         line = bar.add_task(f"{task.name} episodes", total=episodes)
 
         def show(done: int, total: int, before: int) -> None:
-            nonlocal ran
-            ran = done - before
+            nonlocal ran, ended
+            ran, ended = done - before, time.monotonic()
             bar.update(line, completed=done, total=total, before=before)
 
         table = evaluation.evaluate(
@@ -77,7 +79,6 @@ def evaluate(
             allow_mixed_numerics=allow_mixed_numerics,
             progress=show,
         )
-    seconds = time.monotonic() - began
     found = evaluation.measurement(task, table)
     config = policy.config
     console.print(
@@ -92,7 +93,7 @@ def evaluate(
     failed = table.column("end").to_pylist().count("error")
     if failed:
         console.print(f"  [red]{failed} episodes ended in an error and count as failures[/]")
-    rate = f" at {ran / seconds:,.1f}/s, start of Ray included" if ran else ""
+    rate = f" at {ran / (ended - began):,.1f}/s, start of Ray included" if ran else ""
     console.print(
         f"{ran} episodes run{rate}, {episodes - ran} were recorded already · {target}/episodes", soft_wrap=True
     )

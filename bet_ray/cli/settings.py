@@ -1,5 +1,6 @@
 """`bet-ray settings`."""
 
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -16,12 +17,11 @@ def settings(task: Annotated[str, typer.Argument(help="Task whose preset to show
 
     task = task_named(task)
     short = {key: name for name, key in SHORT_FORMS.items()}
-    values = make_config(task).model_dump(mode="json")
+    values = make_config(task)
     table = Table(title=f"settings of {task}, given as key=value", title_justify="left", header_style="bold")
     for column in ("key", "value", "meaning"):
         table.add_column(column, no_wrap=column == "key")
     for key, meaning in config_keys().items():
-        section, dot, name = key.rpartition(".")
-        value = values[section][name] if dot else values[name]
+        value = attrgetter(key)(values)
         table.add_row(f"{key} ({short[key]})" if key in short else key, "" if value is None else str(value), meaning)
     console.print(table)

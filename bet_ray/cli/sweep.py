@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, run_directory
+from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, run_directory, track_shorthand
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 
 EXAMPLES = (
@@ -21,13 +21,16 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/FILE-DATE-TIME.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Settings to try, in place of the file's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep in --out.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
     """Search settings, judge each by simulation, measure the winner on fresh episodes, write a report."""
     from bet_ray.report import write_report
     from bet_ray.sweep import load_sweep
     from bet_ray.tuning import run_sweep
 
-    asked = load_sweep(file, [*(settings or []), *([f"trials={trials}"] if trials else [])])
+    changes = [*track_shorthand(wandb, tensorboard), *(settings or []), *([f"trials={trials}"] if trials else [])]
+    asked = load_sweep(file, changes)
     run = run_directory(out, file.stem, resume)
     with live_leaderboard(asked) as news:
         result = run_sweep(asked, run, resume=resume, on_trials=news)

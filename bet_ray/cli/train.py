@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, errors, progress_bar, run_directory
+from bet_ray.cli.console import (
+    TENSORBOARD_HELP,
+    WANDB_HELP,
+    console,
+    errors,
+    progress_bar,
+    run_directory,
+    track_shorthand,
+)
 
 EXAMPLES = (
     "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a` · `... --num-workers 4` · "
@@ -27,6 +35,8 @@ def train(
     ] = "1",
     use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Train on CUDA, a device for each worker.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training in --out.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
     """Train one policy on a task's demonstrations."""
     from bet import tasks
@@ -34,24 +44,27 @@ def train(
     from bet.policy import Policy
     from bet.training import Epoch
     from bet_ray import training
+    from bet_ray.tracking import Kind, epoch_numbers, tracking
 
     task = task_named(task)
     found = tasks.get(task)
     workers = training.WorkerCount.parse(num_workers)
     layers = [flatten(load_yaml(config))] if config else []
     device = {"train.device": "cuda"} if use_gpu else {}
-    resolved = make_config(task, *layers, device, parse_overrides(settings or []))
+    overrides = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
+    resolved = make_config(task, *layers, device, overrides)
     run = run_directory(out, task, resume)
     episodes = found.load(resolved.data)
     training.begin(run, resolved, episodes, resume)
     console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, into {run}")
-    with progress_bar() as bar:
+    with tracking(resolved.track, run, Kind.TRAIN, resolved.model_dump(mode="json")) as tracker, progress_bar() as bar:
         line = bar.add_task("training", total=resolved.train.epochs)
 
         def show(done: float, epoch: Epoch | None) -> None:
             bar.update(line, completed=done)
             if epoch is None:
                 return
+            tracker.log(epoch.epoch, epoch_numbers(epoch))
             losses = f"training loss {epoch.train_loss:.4g}, validation loss {epoch.val_loss:.4g}"
             if errors.is_terminal:
                 bar.update(line, description=f"epoch {epoch.epoch}: {losses}")
@@ -64,6 +77,7 @@ def train(
             from bet_ray.distributed import train_on_workers
 
             best = train_on_workers(run, resolved, episodes, workers, use_gpu, show)
+        tracker.summary({"best_epoch": best.epoch, **epoch_numbers(best)})
     console.print(
         f"best epoch {best.epoch} of {resolved.train.epochs}: validation loss {best.val_loss:.4g} "
         f"(focal {best.val_focal:.4g}, bin accuracy {best.val_accuracy:.0%})"
