@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bet import tasks
+from bet.metrics import route_name
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.tuning import SweepResult
 
@@ -33,7 +34,7 @@ def facts(sweep: Sweep, result: SweepResult) -> list[str]:
     task = tasks.get(sweep.task)
     found, name = result.report, task.protocol.primary
     shares = ", ".join(
-        f"{mode} {share:.2f} (demonstrated {task.modes[mode]:.2f})"
+        f"{route_name(mode)} {share:.2f} (demonstrated {task.modes[mode]:.2f})"
         for mode, share in found.mode_shares.items()
         if task.modes[mode] > 0
     )

@@ -96,7 +96,7 @@ def _read(file: Path, schema: pa.Schema) -> pa.Table | None:
     """
     try:
         table = pq.read_table(file)
-    except FileNotFoundError:
+    except FileNotFoundError:  # of pyarrow, without the errno that tells the machine from a torn file
         raise
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, OSError) and error.errno is not None:

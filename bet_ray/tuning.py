@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +31,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import TrainingDivergedError
+from bet.wording import counted
 from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.pool import Job
@@ -60,6 +61,10 @@ class Rung(Frozen):
     val_loss: float
     by_seed: dict[int, tuple[float, float]]
     """Training seed -> its policy's primary and success rate."""
+
+    def interval(self, objective: Objective) -> tuple[float, float, float] | None:
+        """Estimate, low, high of the objective; None for a loss, which has no interval."""
+        return {Objective.PRIMARY: self.primary, Objective.SUCCESS: self.success, Objective.VAL_LOSS: None}[objective]
 
 
 class Status(StrEnum):
@@ -173,6 +178,32 @@ def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
         return best is None, sign * best.objective if best else 0.0, record.trial
 
     return sorted(records, key=rank)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """How sure the choice of the winner is."""
+
+    overlapping: int
+    """Other settings whose interval on `tune` overlaps the winner's."""
+    others: int
+    """Other settings with a result."""
+
+    def __str__(self) -> str:
+        some = f"{self.overlapping:,}" if self.overlapping else "none"
+        have = "have intervals that overlap" if self.overlapping > 1 else "has an interval that overlaps"
+        return f"{some} of {counted(self.others, 'other setting')} {have} the winner's"
+
+
+def rivals(trials: Sequence[TrialRecord], objective: Objective) -> Rivals | None:
+    """The winner, first of the trials, beside the others; None where there is none, or no interval."""
+    rungs = [rung for trial in trials if (rung := trial.best(objective))]
+    intervals = [interval for rung in rungs if (interval := rung.interval(objective))]
+    if not intervals:
+        return None
+    winner, *others = intervals
+    overlapping = sum(low <= winner[2] and winner[1] <= high for _, low, high in others)
+    return Rivals(overlapping, len(others))
 
 
 def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:

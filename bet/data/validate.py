@@ -14,6 +14,7 @@ from bet.data.episodes import Episodes, FaultyEpisodesError
 from bet.data.summary import columns, duplicates, routes_taken
 from bet.metrics import NO_ROUTE
 from bet.tasks import Task
+from bet.wording import counted
 
 
 class Severity(StrEnum):
@@ -75,7 +76,8 @@ def _too_few(episodes: Episodes, task: Task) -> Iterator[str]:
     train, _ = episodes.split(config.data.train_fraction, config.data.split_seed)
     distinct, bins = len(np.unique(train.actions, axis=0)), config.codebook.bins
     if distinct < bins:
-        yield f"{distinct} distinct actions in the training episodes, but the preset has {bins} bins (set bins=)"
+        there = f"{counted(distinct, 'distinct action')} in the training episodes"
+        yield f"{there}, but the preset has {counted(bins, 'bin')} (set bins=)"
 
 
 def _short(episodes: Episodes) -> Iterator[str]:
@@ -91,7 +93,8 @@ def _repeated(episodes: Episodes) -> Iterator[str]:
 def _astray(episodes: Episodes, task: Task, layout: str) -> Iterator[str]:
     astray = [number for number, route in enumerate(routes_taken(episodes, task, layout)) if route == NO_ROUTE]
     if astray:
-        yield f"{len(astray):,} of {len(episodes):,} episodes follow none of the routes (first: episode {astray[0]})"
+        some = f"{len(astray):,} of {counted(len(episodes), 'episode')}"
+        yield f"{some} follow none of the routes (first: episode {astray[0]})"
 
 
 def _constant(what: str, values: NDArray[np.float32], names: Sequence[str]) -> Iterator[str]:
@@ -110,6 +113,6 @@ def _outside(
             episode = int(episodes.episode_ends.searchsorted(rows[0], "right"))
             step = rows[0] - episodes.episode_starts[episode]
             yield (
-                f"{what}: {name!r} leaves {low:g}..{high:g} in {len(rows):,} of {len(values):,} steps, "
+                f"{what}: {name!r} leaves {low:g}..{high:g} in {len(rows):,} of {counted(len(values), 'step')}, "
                 f"first in episode {episode}, step {step} ({column[rows[0]]:g})"
             )

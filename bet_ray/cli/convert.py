@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bet.wording import counted
 from bet_ray.cli.console import console
 
 EXAMPLES = "Example: `bet-ray data convert pusht_cchi_v7_replay.zarr out --to lerobot-v3.0 --observation keypoints8`"
@@ -31,5 +32,5 @@ def convert(
         raise ConfigError(f"--to: no format {to!r}{did_you_mean(to, DataFormat)}")
     found, episodes = detect(source), load(source, observation)
     save(episodes, out, DataFormat(to))
-    size = f"{len(episodes)} demonstrations of {episodes.task}, {len(episodes.actions):,} steps"
+    size = f"{counted(len(episodes), 'demonstration')} of {episodes.task}, {counted(len(episodes.actions), 'step')}"
     console.print(f"{size}, from {found.value} to {to} in {out}")

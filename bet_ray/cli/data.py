@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from bet.wording import counted
 from bet_ray.cli import convert
 from bet_ray.cli.console import console, progress_bar
 
@@ -66,6 +67,7 @@ def list_() -> None:
 def info(demonstrations: Demonstrations, observation: Observation = None) -> None:
     """Say what demonstrations hold."""
     from bet.data.summary import summarize
+    from bet.metrics import route_name
 
     episodes = _load(demonstrations, observation)
     task, config = _about(episodes, observation)
@@ -74,15 +76,23 @@ def info(demonstrations: Demonstrations, observation: Observation = None) -> Non
     found = summarize(episodes, task, config)
     shortest, mean, longest = found.lengths
     console.print(f"[bold]{task.name}[/]: {task.summary}")
-    console.print(f"{found.episodes:,} demonstrations, {found.steps:,} steps, digest {episodes.digest[:12]}")
+    console.print(
+        f"{counted(found.episodes, 'demonstration')}, {counted(found.steps, 'step')}, digest {episodes.digest[:12]}"
+    )
     console.print(f"from {escape(episodes.source)} ({_format(Path(episodes.source))}), observation layout {layout}")
-    console.print(f"lengths {shortest} to {longest}, mean {mean:.1f}; {found.windows:,} windows of {found.window}")
-    console.print(f"{found.distinct_actions:,} distinct actions; the preset has {config.codebook.bins} bins")
+    console.print(
+        f"lengths {shortest} to {longest}, mean {mean:.1f}; {counted(found.windows, 'window')} of {found.window}"
+    )
+    console.print(
+        f"{counted(found.distinct_actions, 'distinct action')}; the preset has {counted(config.codebook.bins, 'bin')}"
+    )
     same = "; ".join(" = ".join(map(str, group)) for group in found.duplicates)
     console.print(f"equal episodes: {same or 'none'}")
-    for route, count in found.routes.items():
-        share, published = count / found.episodes, task.modes[route]
-        console.print(f"route {route}: {count:,} episodes, {share:.3f} (published {published:.3f})")
+    for route, taken in found.routes.items():
+        share, published = taken / found.episodes, task.modes[route]
+        console.print(
+            f"route: {route_name(route)}, {counted(taken, 'episode')}, {share:.3f} (published {published:.3f})"
+        )
     for title, columns in (("observations", found.observations), ("actions", found.actions)):
         console.print(_ranges(title, columns))
 
@@ -108,8 +118,8 @@ def validate(
         colour = "red" if problem.severity is Severity.ERROR else "yellow"
         console.print(f"[{colour}]{problem.severity.value}:[/] {escape(problem.text)}")
     errors = sum(problem.severity is Severity.ERROR for problem in found)
-    what = f"{len(episodes):,} demonstrations, {len(episodes.observations):,} steps: " if episodes else ""
-    console.print(f"{what}{_count(errors, 'error')}, {_count(len(found) - errors, 'warning')}")
+    what = f"{_size(episodes)}: " if episodes else ""
+    console.print(f"{what}{counted(errors, 'error')}, {counted(len(found) - errors, 'warning')}")
     if errors or (strict and found):
         raise typer.Exit(1)
 
@@ -168,7 +178,7 @@ def generate(
             PointMassVersion(task), episodes, seed, noise, progress=lambda done: bar.update(line, completed=done)
         )
         save_episodes(made, path)
-    console.print(f"{len(made)} demonstrations, {len(made.observations):,} steps, digest {made.digest[:12]} in {path}")
+    console.print(f"{_size(made)}, digest {made.digest[:12]} in {path}")
     console.print(f"next: bet-ray train {task} data.path={path}")
 
 
@@ -215,8 +225,8 @@ def _numbers(text: str) -> list[int]:
         raise ConfigError(f"--episodes: expected numbers with commas between them, got {text!r}") from None
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _size(episodes: "Episodes") -> str:
+    return f"{counted(len(episodes), 'demonstration')}, {counted(len(episodes.observations), 'step')}"
 
 
 def _ranges(title: str, columns: "tuple[Column, ...]") -> Table:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bet_ray.cli.console import console, errors, progress_bar, run_directory
+from bet.wording import counted
+from bet_ray.cli.console import console, errors, progress_bar, resumable, run_directory, to_resume
 
 EXAMPLES = (
     "Examples: `bet-ray train pusht bins=64 window=10 train.epochs=20 --out runs/a` · `... --num-workers 4` · "
@@ -44,8 +45,11 @@ def train(
     run = run_directory(out, task, resume)
     episodes = found.load(resolved.data)
     training.begin(run, resolved, episodes, resume)
-    console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, into {run}")
-    with progress_bar() as bar:
+    console.print(
+        f"{counted(len(episodes), 'demonstration')}, {counted(len(episodes.observations), 'step')}, into {run}"
+    )
+    kept = f"{run} keeps the training up to its last checkpoint"
+    with resumable(kept, *to_resume(run, out, resume)), progress_bar() as bar:
         line = bar.add_task("training", total=resolved.train.epochs)
 
         def show(done: float, epoch: Epoch | None) -> None:

@@ -9,9 +9,11 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from bet.wording import counted
+
 
 def render_page(template: Path, *, title: str, filters: Mapping[str, Callable], **values: Any) -> str:
-    """A page from a template that extends `page.html.jinja`; `filters` go beside `figure`, which draws one."""
+    """A page from a template that extends `page.html.jinja`; `filters` go beside `figure` and `counted`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,
@@ -19,7 +21,7 @@ def render_page(template: Path, *, title: str, filters: Mapping[str, Callable], 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, **filters}
+    environment.filters |= {"figure": _figure, "counted": counted, **filters}
     return environment.get_template(template.name).render(plotlyjs=Markup(get_plotlyjs()), title=title, **values)
 
 

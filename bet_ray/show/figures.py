@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from bet.metrics import NO_ROUTE
+from bet.metrics import NO_ROUTE, route_name
 from bet.views import Meaning, Plane, placed
 from bet_ray.page.style import FAINT, GROUPS, INK, MIDDLE, ROUTES, SMALL, VEIL, VERMILION, plain, styled
 from bet_ray.show.compute import Density, Findings, Histogram, Track, Tracks
@@ -86,12 +86,8 @@ def _others(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatt
         same = [track for track in tracks.others if findings.labels[track.episode] == route]
         taken = same or any(findings.labels[number] == route for number in findings.chosen)
         if taken:
-            lines.append(_lines(same, _route_colour(findings, route), _route_name(route), first))
+            lines.append(_lines(same, _route_colour(findings, route), route_name(route), first))
     return lines
-
-
-def _route_name(route: str) -> str:
-    return "no route" if route == NO_ROUTE else route.replace("_", " ")
 
 
 def _lines(tracks: Sequence[Track], colour: str, name: str, show_legend: bool) -> go.Scatter:
@@ -120,7 +116,7 @@ def _chosen(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatt
     for track in tracks.chosen:
         colour, name = episode_colours(findings)[track.episode], f"episode {track.episode}"
         label = findings.labels.get(track.episode)
-        told = f"{name}, {_route_name(label)}" if label else name
+        told = f"{name}, {route_name(label)}" if label else name
         x, y = np.round(track.points, 3).T
         traces.append(
             go.Scatter(

@@ -87,7 +87,8 @@ def test_info_of_a_task_is_of_its_own_demonstrations(data: Data) -> None:
     assert "2,000 demonstrations, 25,176 steps, digest 3083e7493abe" in found.out
     assert "lengths 9 to 15, mean 12.6; 23,176 windows of 2" in found.out
     assert "25,176 distinct actions; the preset has 3 bins" in found.out
-    assert "route diagonal: 804 episodes, 0.402 (published 0.400)" in found.out
+    assert "route: diagonal, 804 episodes, 0.402 (published 0.400)" in found.out
+    assert "route: no known route, 0 episodes, 0.000 (published 0.000)" in found.out
     assert "equal episodes: none" in found.out
 
 

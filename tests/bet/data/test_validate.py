@@ -107,7 +107,7 @@ def test_everything_is_reported_at_once_and_errors_come_first():
     found = problems(changed(observations, np.zeros_like(two.actions), two.episode_ends), POINTMASS, "state")
     assert [problem.severity for problem in found] == [Severity.ERROR] + [Severity.WARNING] * 7
     said = "\n".join(problem.text for problem in found)
-    for part in ("1 distinct actions", "0, 1 are the same", "follow none", "'x' is 20", "'y' is 1", "'x' leaves"):
+    for part in ("1 distinct action in", "0, 1 are the same", "follow none", "'x' is 20", "'y' is 1", "'x' leaves"):
         assert part in said
     assert "'step x' is 0" in said
     assert "'step y' is 0" in said

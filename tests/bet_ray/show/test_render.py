@@ -72,7 +72,7 @@ def test_the_page_says_what_there_is(folder: Path) -> None:
 def test_routes_are_counted(folder: Path) -> None:
     text = (folder / "demonstrations.html").read_text()
     taken = routes_taken(EPISODES, TASK, "state")
-    for route, title in (("right_first", "right first"), ("diagonal", "diagonal"), ("none", "none of them")):
+    for route, title in (("right_first", "right first"), ("diagonal", "diagonal"), ("none", "no known route")):
         assert f'<tr><td>{title}</td><td class="right">{taken.count(route)}</td>' in text
 
 
@@ -110,7 +110,7 @@ def test_problems_are_on_the_page_and_bins_that_cannot_be_are_explained(tmp_path
     broken = Episodes(two.observations, np.zeros_like(two.actions), two.episode_ends, "pointmass2")
     words = Page(show(broken, TASK, CONFIG, tmp_path).page.read_text()).words
     assert "episodes 0, 1 are the same" in words
-    assert "No bins: codebook.bins=3 but the demonstrations have only 1 distinct actions" in words
+    assert "No bins: codebook.bins=3 but the demonstrations have only 1 distinct action" in words
 
 
 def test_a_hostile_file_name_is_shown_not_obeyed(tmp_path: Path) -> None:
