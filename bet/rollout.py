@@ -68,7 +68,7 @@ class Rollout:
         self._window = protocol.window or policy.window
         if self._window > policy.window:
             raise UsageError(f"eval.window: {self._window} is more than the {policy.window} of the policy's training")
-        self.task = tasks.get(protocol.task)
+        self.task = tasks.simulated(protocol.task)
         self.env = self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
         obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
         there = self.env.single_observation_space.shape, self.env.single_action_space.shape

@@ -31,7 +31,7 @@ def demo_sweep(data: Path) -> Sweep:
 
 def facts(sweep: Sweep, result: SweepResult) -> list[str]:
     """The three most interesting things the demo found, in its own numbers."""
-    task = tasks.get(sweep.task)
+    task = tasks.simulated(sweep.task)
     found, name = result.report, task.protocol.primary
     shares = ", ".join(
         f"{route_name(mode)} {share:.2f} (demonstrated {task.modes[mode]:.2f})"

@@ -15,7 +15,7 @@ from bet.errors import UsageError
 from bet.measure import Measurement, measure
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError, read_manifest
 from bet_ray.pool import Finished, Job, Pool
@@ -56,7 +56,7 @@ def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recip
         if not key.startswith("eval.") and key != "data.path":
             raise ConfigError(f"{key}: the policy is trained; an evaluation takes settings of eval. (and data.path)")
     config = changed(policy.config, settings)
-    return tasks.get(config.task).recipe(config.eval, config.data)
+    return tasks.simulated(config.task).recipe(config.eval, config.data)
 
 
 def evaluate(
@@ -79,7 +79,7 @@ def evaluate(
     with. Raises `PolicyError`, `RunError`, `ConfigError`, `PoolError`, `MixedNumericsError`.
     """
     policy = load_policy(Path(path))
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     recipe = recipe_of(policy, settings)
     job = Job.of(policy, recipe, Split(split), keep_trajectories=trajectories)
     ledger = None if out is None else Ledger(Path(out), task)
@@ -112,7 +112,7 @@ def evaluate(
     return table.filter(pc.field("index") < episodes)
 
 
-def measurement(task: Task, table: pa.Table) -> Measurement:
+def measurement(task: SimulatedTask, table: pa.Table) -> Measurement:
     """Measure rows of `episodes_schema`."""
     routes = table.column("route").to_pylist() if task.modes else None
     return measure(

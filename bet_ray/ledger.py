@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet_ray.manifest import RunError
 from bet_ray.results import (
     EXECUTION,
@@ -33,7 +33,7 @@ PARTS = "_parts"
 class Ledger:
     """The episode table of one run directory."""
 
-    def __init__(self, run: Path, task: Task) -> None:
+    def __init__(self, run: Path, task: SimulatedTask) -> None:
         self.run, self.task = run, task
         self._schema = episodes_schema(task)
 

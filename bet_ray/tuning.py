@@ -139,7 +139,7 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
 
     Raises `ConfigError`, `DataError` or `RunError` before anything runs; `FailedRunError` when no trial succeeds.
     """
-    episodes = tasks.get(sweep.task).load(sweep.config({}).data)
+    episodes = tasks.simulated(sweep.task).load(sweep.config({}).data)
     _prepare(sweep, run, resume, episodes.digest)
     with session() as cpus:
         shares = divide(sweep, cpus)
@@ -268,7 +268,7 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
         (run / "trials.parquet").unlink(missing_ok=True)  # by it readers know that the search is over
     config = sweep.config({})
-    protocol = tasks.get(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
+    protocol = tasks.simulated(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
     write_manifest(run, "sweep", sweep.task, {"sweep": asked, "protocol": protocol, "dataset_digest": dataset_digest})
 
 
@@ -431,14 +431,14 @@ def _train_to(seed_run: SeedRun, epoch: int) -> Job:
 
 
 def _job(policy: Policy, split: Split) -> Job:
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
     keep = bool(task.modes) and split is Split.REPORT
     return Job.of(policy, recipe_of(policy), split, keep_trajectories=keep)
 
 
 def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: list[pa.Table]) -> Rung:
-    task = tasks.get(sweep.task)
+    task = tasks.simulated(sweep.task)
     overall = measurement(task, pa.concat_tables(tables))
     by_seed = {}
     for table in tables:
@@ -467,7 +467,7 @@ def _measure_winner(sweep: Sweep, run: Path, winner: TrialRecord, rung: Rung, se
     set_best(run, names[max(rung.by_seed, key=lambda seed: rung.by_seed[seed])])
     jobs = [_job(Policy.load(run / "policies" / name), Split.REPORT) for name in names.values()]
     tables = ray.get([service.evaluate.remote(job, sweep.eval.winner_episodes) for job in jobs])
-    return measurement(tasks.get(sweep.task), pa.concat_tables(tables))
+    return measurement(tasks.simulated(sweep.task), pa.concat_tables(tables))
 
 
 class _News(tune.Callback):

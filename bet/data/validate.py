@@ -16,6 +16,8 @@ from bet.metrics import NO_ROUTE
 from bet.tasks import Task
 from bet.wording import counted
 
+NAMED = 2  # columns of one constant value; the others are counted
+
 
 class Severity(StrEnum):
     ERROR = "error"
@@ -54,16 +56,15 @@ def problems(episodes: Episodes, task: Task, layout: str) -> list[Problem]:
     Raises `DataError` when their dimensions are not the task's.
     """
     task.check(episodes, layout)
-    view, env = task.view(layout), task.make_env(1, layout)
+    view, (observation, action) = task.view(layout), task.boxes(layout)
     sides = (
-        ("observations", episodes.observations, view.columns, env.single_observation_space),
-        ("actions", episodes.actions, view.action_columns, env.single_action_space),
+        ("observations", episodes.observations, view.columns, observation),
+        ("actions", episodes.actions, view.action_columns, action),
     )
     errors = list(_too_few(episodes, task))
     odd = [*_short(episodes), *_repeated(episodes), *_astray(episodes, task, layout)]
     for what, values, names, space in sides:
         odd += _constant(what, values, names)
-        assert isinstance(space, Box)
         odd += _outside(what, values, names, space, episodes)
     return [Problem(Severity.ERROR, text) for text in errors] + [Problem(Severity.WARNING, text) for text in odd]
 
@@ -98,9 +99,14 @@ def _astray(episodes: Episodes, task: Task, layout: str) -> Iterator[str]:
 
 
 def _constant(what: str, values: NDArray[np.float32], names: Sequence[str]) -> Iterator[str]:
+    constant: dict[float, list[str]] = {}
     for column in columns(values, names):
         if column.constant:
-            yield f"{what}: {column.name!r} is {column.low:g} in every step"
+            constant.setdefault(column.low, []).append(column.name)
+    for value, alike in constant.items():
+        more = f" and {counted(len(alike) - NAMED, 'other column')}" if len(alike) > NAMED else ""
+        told = ", ".join(map(repr, alike[:NAMED])) + more
+        yield f"{what}: {told} {'is' if len(alike) == 1 else 'are'} {value:g} in every step"
 
 
 def _outside(

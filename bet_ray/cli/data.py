@@ -11,6 +11,7 @@ from rich.table import Table
 from bet.wording import counted
 from bet_ray.cli import convert
 from bet_ray.cli.console import console, progress_bar
+from bet_ray.cli.demonstrations import Demonstrations, format_of, load
 
 if TYPE_CHECKING:
     from bet.config import Config
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make and look at demonstrations.", no_args_is_help=True)
 app.command(epilog=convert.EXAMPLES)(convert.convert)
 
-Demonstrations = Annotated[
-    str, typer.Argument(help="A task's name, for the task's own demonstrations, or a file or folder.")
-]
 Observation = Annotated[
     str | None, typer.Option(help="Observation layout, as in data.observation. Default: the one they are stored in.")
 ]
@@ -50,14 +48,13 @@ def list_() -> None:
             counts = (f"{len(episodes):,}", f"{len(episodes.observations):,}") if episodes else ("absent", "")
         except DataError:
             counts = ("damaged", "")
-        get = f"download {task.name}" if path else f"generate {task.name}"
         table.add_row(
             task.name,
             escape(str(path)) if path else "made on the spot",
             *counts,
             task.origin.source,
             task.origin.licence or "none needed",
-            f"bet-ray data {get}",
+            f"bet-ray data {task.origin.command}",
         )
     console.print(table)
     console.print(f"{tasks.DATA_DIR} is where they are looked for, now {escape(str(tasks.data_root()))}.")
@@ -69,7 +66,7 @@ def info(demonstrations: Demonstrations, observation: Observation = None) -> Non
     from bet.data.summary import summarize
     from bet.metrics import route_name
 
-    episodes = _load(demonstrations, observation)
+    episodes = load(demonstrations, observation)
     task, config = _about(episodes, observation)
     layout = config.data.observation
     task.check(episodes, layout)
@@ -79,7 +76,7 @@ def info(demonstrations: Demonstrations, observation: Observation = None) -> Non
     console.print(
         f"{counted(found.episodes, 'demonstration')}, {counted(found.steps, 'step')}, digest {episodes.digest[:12]}"
     )
-    console.print(f"from {escape(episodes.source)} ({_format(Path(episodes.source))}), observation layout {layout}")
+    console.print(f"from {escape(episodes.source)} ({format_of(episodes)}), observation layout {layout}")
     console.print(
         f"lengths {shortest} to {longest}, mean {mean:.1f}; {counted(found.windows, 'window')} of {found.window}"
     )
@@ -110,7 +107,7 @@ def validate(
     """
     from bet.data.validate import Severity, opened, problems
 
-    episodes, found = opened(lambda: _load(demonstrations, observation))
+    episodes, found = opened(lambda: load(demonstrations, observation))
     if episodes is not None:
         task, config = _about(episodes, observation)
         found += problems(episodes, task, config.data.observation)
@@ -138,7 +135,7 @@ def show(
     from bet_ray import show as pages
 
     wanted = None if episodes is None else _numbers(episodes)
-    loaded = _load(demonstrations, observation)
+    loaded = load(demonstrations, observation)
     task, config = _about(loaded, observation, bins)
     with progress_bar(SLOW) as bar:
         line = bar.add_task("frames", total=None)
@@ -180,28 +177,6 @@ def generate(
         save_episodes(made, path)
     console.print(f"{_size(made)}, digest {made.digest[:12]} in {path}")
     console.print(f"next: bet-ray train {task} data.path={path}")
-
-
-def _load(demonstrations: str, observation: str | None) -> "Episodes":
-    """A task's own demonstrations, or those in a file or folder."""
-    from bet import tasks
-    from bet.config import ConfigError, DataConfig, did_you_mean, is_gymnasium_id
-    from bet.data.formats import load
-
-    path = Path(demonstrations)
-    if demonstrations in tasks.TASKS or (is_gymnasium_id(demonstrations) and not path.exists() and not path.suffix):
-        task = tasks.get(demonstrations)
-        return task.load(DataConfig(observation=observation or task.layouts[0]))
-    if not path.exists():
-        hint = did_you_mean(demonstrations, tasks.TASKS)
-        raise ConfigError(f"{demonstrations}: neither a task nor a file or folder{hint}")
-    return load(path, observation)
-
-
-def _format(path: Path) -> str:
-    from bet.data.formats import detect
-
-    return detect(path).value if path.exists() else "made on the spot"
 
 
 def _about(episodes: "Episodes", observation: str | None, bins: int | None = None) -> "tuple[Task, Config]":

@@ -48,7 +48,7 @@ def evaluate(
     wanted = changed(policy.config, changes).eval
     episodes = episodes or wanted.episodes
     chosen = _split(split or wanted.split)
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     target = out or evaluation.run_of(run)
     began = time.monotonic()
     ran = 0
@@ -120,7 +120,7 @@ def replay(
         check_ending(video)
     policy = load_policy(run)
     chosen, recipe = _split(split), recipe_of(policy, parse_overrides(settings or []))
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     replayed = replays.replay(policy, recipe, chosen, episode, pictures=video is not None)
     result = replayed.result
     end = result.end.value if result.success else f"no success, {result.end.value}"

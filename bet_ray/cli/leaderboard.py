@@ -32,7 +32,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     table.add_column("#", justify="right")
     for key in sweep.space:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
-    primary = tasks.get(sweep.task).protocol.primary
+    primary = tasks.simulated(sweep.task).protocol.primary
     metrics = list(dict.fromkeys((primary, SUCCESS)))  # one column where they are the same
     for name in (*metrics, "epoch", "val loss", "status"):
         table.add_column(name, justify="right", min_width=4)
@@ -95,7 +95,7 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     from bet.metrics import SUCCESS
     from bet_ray.tuning import rivals
 
-    name = tasks.get(sweep.task).protocol.primary
+    name = tasks.simulated(sweep.task).protocol.primary
     console.print(leaderboard(sweep, result.trials))
     setting = " ".join(f"{key}={_spelled(value)}" for key, value in result.winner.setting.items())
     console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")

@@ -16,7 +16,7 @@ EXAMPLES = (
 
 def train(
     task: Annotated[
-        str, typer.Argument(help="Task: pusht, pointmass1, pointmass2, or a gymnasium id: [task.env=]my_pkg:MyEnv-v0.")
+        str, typer.Argument(help="A task of ours, such as pusht, or a gymnasium id: [task.env=]my_pkg:MyEnv-v0.")
     ],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, for example bins=64 loss.gamma=2.")
@@ -73,4 +73,5 @@ def train(
         f"(focal {best.val_focal:.4g}, bin accuracy {best.val_accuracy:.0%})"
     )
     console.print(f"policy {Policy.load(run).digest[:12]} in {run}")
-    console.print(f"next: bet-ray eval {run} --episodes 200")
+    if isinstance(found, tasks.SimulatedTask):
+        console.print(f"next: bet-ray eval {run} --episodes 200")

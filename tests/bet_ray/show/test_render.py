@@ -16,6 +16,7 @@ from bet.data.episodes import Episodes
 from bet.data.summary import routes_taken
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
+from bet.views import plain_view
 from bet_ray.show import figures, show
 from bet_ray.show.compute import find
 
@@ -123,7 +124,7 @@ def test_a_hostile_file_name_is_shown_not_obeyed(tmp_path: Path) -> None:
 
 
 def test_numbers_that_nobody_has_named_are_shown_without_a_plane(tmp_path: Path) -> None:
-    nameless = replace(tasks.get("pusht"), _view=None)
+    nameless = replace(tasks.get("pusht"), _view=lambda _: plain_view(6, 2))
     config = make_config("pusht", {"codebook.bins": 4})
     shown = show(pusht("state"), nameless, config, tmp_path)
     text = shown.page.read_text()
