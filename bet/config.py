@@ -228,7 +228,14 @@ class Config(Frozen):
 
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(
-    {"bins": "codebook.bins", "window": "model.window", "gamma": "loss.gamma", "task.env": "task"}
+    {
+        "bins": "codebook.bins",
+        "trunk": "model.trunk",
+        "window": "model.window",
+        "offsets": "model.offsets",
+        "gamma": "loss.gamma",
+        "task.env": "task",
+    }
 )
 
 # From the original configs (notmahi/bet, configs/env/*; skandermoalla/bet-reproduction), DESIGN.md section 7.

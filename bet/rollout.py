@@ -20,6 +20,7 @@ from bet.errors import UsageError
 from bet.metrics import Outcome
 from bet.policy import DRAW, Policy
 from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
+from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 
 
@@ -51,6 +52,25 @@ class EpisodeResult:
     outcome: Outcome | None
     """Task columns; None after an error."""
     trajectory: Trajectory | None
+
+    @classmethod
+    def of(
+        cls, task: SimulatedTask, trajectory: Trajectory, index: int, seed: int, *, terminated: bool
+    ) -> "EpisodeResult":
+        """What the steps of an episode amount to; `terminated` says that the task ended it, not the time limit."""
+        success = trajectory.success
+        return cls(
+            index=index,
+            seed=seed,
+            success=success,
+            primary=task.episode_primary(trajectory),
+            total_reward=float(trajectory.rewards.sum()),
+            max_reward=float(trajectory.rewards.max()),
+            length=len(trajectory),
+            end=End.SUCCESS if success else End.TERMINATED if terminated else End.TIME_LIMIT,
+            outcome=task.outcome(trajectory),
+            trajectory=trajectory,
+        )
 
 
 class Rollout:
@@ -183,20 +203,7 @@ class Rollout:
             {name: values[slot, :length].copy() for name, values in self._signals.items()},
             self._bins[slot, :length].copy(),
         )
-        success = bool(trajectory.signals["success"][-1])
-        outcome = self.task.outcome(trajectory)
-        return EpisodeResult(
-            index=index,
-            seed=int(self._seed[slot]),
-            success=success,
-            primary=self.task.episode_primary(trajectory),
-            total_reward=float(trajectory.rewards.sum()),
-            max_reward=float(trajectory.rewards.max()),
-            length=length,
-            end=End.SUCCESS if success else End.TERMINATED if terminated else End.TIME_LIMIT,
-            outcome=outcome,
-            trajectory=trajectory,
-        )
+        return EpisodeResult.of(self.task, trajectory, index, int(self._seed[slot]), terminated=terminated)
 
 
 def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> EpisodeResult:

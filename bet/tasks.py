@@ -221,8 +221,9 @@ def simulated(name: str) -> SimulatedTask:
     """As `get`, of a task to roll policies out in; besides raises `ConfigError` for one that has no simulator."""
     task = get(name)
     if not isinstance(task, SimulatedTask):
-        what = "its demonstrations can be looked at and trained on, but no policy rolled out"
-        raise ConfigError(f"{no_simulator(task)}: {what} (eval, replay and sweep do that)")
+        raise ConfigError(
+            f"{no_simulator(task)}: its demonstrations can be looked at and trained on, but nothing can be rolled out"
+        )
     return task
 
 

@@ -1,5 +1,6 @@
 """`bet-ray eval` and `bet-ray replay`."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from bet.wording import counted
 from bet_ray.cli.console import console, progress_bar, resumable
+from bet_ray.cli.measured import print_measured
 
 if TYPE_CHECKING:
     from bet.config import Split
@@ -32,6 +34,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory for the episodes. Default: the policy's run.")] = None,
     trajectories: Annotated[bool, typer.Option("--trajectories", help="Keep every step of the new episodes.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Write rollouts.html: paths, lengths and scores of the episodes.")
+    ] = False,
     allow_mixed_numerics: Annotated[
         bool, typer.Option("--allow-mixed-numerics", help="Add to episodes made with another torch, CPU or device.")
     ] = False,
@@ -39,7 +44,7 @@ def evaluate(
     """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
     from bet import tasks
     from bet.config import changed, parse_overrides
-    from bet.metrics import SUCCESS, route_name
+    from bet.metrics import SUCCESS
     from bet_ray import evaluation
 
     policy = evaluation.load_policy(run)
@@ -80,17 +85,10 @@ def evaluate(
         f"gamma {config.loss.gamma:g} · policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
         f"{''.join(f' · {text}' for text in recipe.protocol.variations)}"
     )
-    if task.protocol.primary != SUCCESS:
-        console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
-    console.print(
-        f"  [bold]success[/]  {found.success:.3f}  ({int(sum(table.column('success').to_pylist()))} of "
-        f"{found.episodes}, {found.success.method}, 95%)"
-    )
+    print_measured(task, found)
     if task.protocol.primary == SUCCESS:
         returns = table.column("return").to_numpy()
         console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
-    for mode, share in found.mode_shares.items():
-        console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     failed = table.column("end").to_pylist().count("error")
     if failed:
         console.print(f"  [red]{counted(failed, 'episode')} ended in an error: no success[/]")
@@ -98,6 +96,12 @@ def evaluate(
     console.print(
         f"{counted(ran, 'episode')} run{rate}, {episodes - ran:,} recorded already · {target}/episodes", soft_wrap=True
     )
+    if plot:
+        from bet_ray.show.rollouts import show_rollouts
+
+        command = shlex.join(["bet-ray", "eval", str(run), *(settings or []), "--episodes", str(episodes)])
+        page = show_rollouts(policy, recipe, chosen, table, target, f"{command} --split {chosen.value} --plot")
+        console.print(f"page: {page}")
 
 
 def replay(

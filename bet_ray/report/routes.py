@@ -7,7 +7,6 @@ from enum import StrEnum
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bet.config import Split
@@ -21,7 +20,8 @@ from bet.stats import mean_interval, rate_interval
 from bet_ray.evaluation import recipe_of
 from bet_ray.report.records import Records, episodes_of, policy_names
 from bet_ray.report.values import Estimate, setting_text
-from bet_ray.results import trajectories_schema
+from bet_ray.results import KEY
+from bet_ray.saved import saved_trajectories
 from bet_ray.tuning import Rung, TrialRecord
 
 DRAWN = 60  # paths in a panel: enough to see shares, few enough to see paths
@@ -131,8 +131,6 @@ def _demonstrations(records: Records) -> Paths | None:
 
 def _recorded(records: Records, rows: pa.Table) -> dict[str, list[NDArray[np.float32]]]:
     """The winner's first paths, from the stored trajectories."""
-    files = sorted((records.run / "trajectories").glob("*.parquet"))
-    schema = trajectories_schema(records.task)
     policies, numerics = set(rows.column("policy_digest").to_pylist()), set(rows.column("numerics").to_pylist())
     wanted = (
         pc.field("policy_digest").isin(list(policies))
@@ -140,19 +138,12 @@ def _recorded(records: Records, rows: pa.Table) -> dict[str, list[NDArray[np.flo
         & (pc.field("split") == Split.REPORT.value)
         & (pc.field("index") < -(-DRAWN // len(policies)))
     )
-    tables = [pq.read_table(file, schema=schema, filters=wanted) for file in files]
-    steps: dict[tuple[str, int], dict[int, list[float]]] = {}
-    for row in pa.concat_tables([schema.empty_table(), *tables]).to_pylist():
-        steps.setdefault((row["policy_digest"], row["index"]), {})[row["step"]] = row["observation"]
     label = {
-        (row["policy_digest"], row["index"]): _label(row["route"], row["success"])
-        for row in rows.select(["policy_digest", "index", "route", "success"]).to_pylist()
+        tuple(row[name] for name in KEY): _label(row["route"], row["success"])
+        for row in rows.select([*KEY, "route", "success"]).to_pylist()
     }
-    return _labelled(
-        (label[key], np.array([points[step] for step in sorted(points)], np.float32))
-        for key, points in sorted(steps.items())
-        if key in label
-    )
+    found = saved_trajectories(records.run, records.task, wanted)
+    return _labelled((label[key], trajectory.observations) for key, trajectory in found.items() if key in label)
 
 
 def _rolled_out_again(records: Records, trial: TrialRecord, rung: Rung) -> Paths:

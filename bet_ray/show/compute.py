@@ -132,7 +132,7 @@ def find(episodes: Episodes, task: Task, config: Config, chosen: Sequence[int]) 
             Histogram(name, *_histogram(values, CELLS))
             for name, values in zip(view.action_columns, episodes.actions.T, strict=True)
         ),
-        lengths=Histogram("length", *_whole_histogram(episodes.lengths, CELLS // 2)),
+        lengths=Histogram("length", *_histogram(episodes.lengths, whole_edges(episodes.lengths, CELLS // 2))),
         bins=bins,
         no_bins=no_bins,
         tracks=tracks(episodes, view, drawn.tolist(), chosen),
@@ -214,14 +214,12 @@ def _spread(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
 
 
-def _histogram(values: NDArray, cells: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _histogram(values: NDArray, cells: int | NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     counts, edges = np.histogram(values.astype(np.float64), bins=cells)
     return edges, counts
 
 
-def _whole_histogram(values: NDArray[np.int64], cells: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Of whole numbers: every cell holds equally many of them."""
+def whole_edges(values: NDArray[np.int64], cells: int) -> NDArray[np.float64]:
+    """Edges of up to about `cells` cells of whole numbers, each as wide as the others."""
     width = -(-int(values.max() - values.min() + 1) // cells)
-    edges = np.arange(values.min(), values.max() + width + 1, width) - 0.5
-    counts, edges = np.histogram(values, bins=edges)
-    return edges, counts
+    return np.arange(values.min(), values.max() + width + 1, width) - 0.5

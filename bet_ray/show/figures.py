@@ -13,12 +13,12 @@ from plotly.subplots import make_subplots
 
 from bet.metrics import NO_ROUTE, route_name
 from bet.views import Meaning, Plane, placed
-from bet_ray.page.style import FAINT, GROUPS, INK, MIDDLE, ROUTES, SMALL, VEIL, VERMILION, plain, styled
+from bet_ray.page.plane import SQUARE, closed, gapped, landmark, lines, square
+from bet_ray.page.style import GROUPS, INK, MIDDLE, ROUTES, SMALL, VEIL, VERMILION, plain, styled
 from bet_ray.show.compute import Density, Findings, Histogram, Track, Tracks
 
 PANELS_A_ROW = 3
 BACKGROUND, BARS = "#c4cad0", "#7aa6c9"
-SQUARE = 440  # pixels of a drawing of the plane
 TICKS = 24  # directions of a body that are drawn along its way, at most
 
 
@@ -46,69 +46,30 @@ def paths_figure(findings: Findings) -> go.Figure:
     )
     for column, tracks in enumerate(findings.tracks, start=1):
         for name, outline in plane.landmarks.items():
-            _landmark(figure, name, outline, column)
+            landmark(figure, name, outline, column)
         for trace in (*_others(findings, tracks, first=column == 1), *_chosen(findings, tracks, first=column == 1)):
             figure.add_trace(trace, 1, column)
-        _square(figure, plane, column)
+        square(figure, plane, column)
     return styled(figure, height=SQUARE + 110, top=30)
-
-
-def _square(figure: go.Figure, plane: Plane, column: int) -> None:
-    """Equal scales, and y the way the task has it."""
-    margin = 0.02 * (plane.high - plane.low)
-    ends = [plane.low - margin, plane.high + margin]
-    title = {"text": f"x, {plane.unit}", "standoff": 6}
-    anchor = f"y{column if column > 1 else ''}"
-    figure.update_xaxes(range=ends, scaleanchor=anchor, constrain="domain", title=title, row=1, col=column)
-    title = {"text": f"y, {plane.unit}" + (", downwards" if plane.y_down else ""), "standoff": 6}
-    figure.update_yaxes(range=ends[::-1] if plane.y_down else ends, constrain="domain", title=title, row=1, col=column)
-
-
-def _landmark(figure: go.Figure, name: str, outline: NDArray[np.float64], column: int) -> None:
-    x, y = _closed(outline).T
-    line = {"color": FAINT, "width": 1}
-    trace = go.Scatter(
-        x=x, y=y, fill="toself", fillcolor="rgba(0, 158, 115, 0.16)", line=line, mode="lines", hoverinfo="skip"
-    )
-    figure.add_trace(trace.update(showlegend=column == 1, name=plain(name), legendgroup=f"landmark {name}"), 1, column)
-
-
-def _closed(outline: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([outline, outline[:1]])
 
 
 def _others(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatter]:
     """Episodes that are not chosen, as one line with gaps for each route."""
     if not findings.task.modes:
-        return [_lines(tracks.others, BACKGROUND, f"{len(tracks.others)} others", first)] if tracks.others else []
-    lines = []
+        name = f"{len(tracks.others)} others"
+        return [lines(_points(tracks.others), BACKGROUND, name, show_legend=first)] if tracks.others else []
+    drawn = []
     for route in findings.task.modes:
         same = [track for track in tracks.others if findings.labels[track.episode] == route]
         taken = same or any(findings.labels[number] == route for number in findings.chosen)
         if taken:
-            lines.append(_lines(same, _route_colour(findings, route), route_name(route), first))
-    return lines
+            colour = _route_colour(findings, route)
+            drawn.append(lines(_points(same), colour, route_name(route), show_legend=first))
+    return drawn
 
 
-def _lines(tracks: Sequence[Track], colour: str, name: str, show_legend: bool) -> go.Scatter:
-    gap = np.full((1, 2), np.nan)
-    points = np.concatenate([gap, *(np.concatenate([track.points, gap]) for track in tracks)])
-    return go.Scatter(
-        **_gapped(points),
-        mode="lines",
-        line={"color": colour, "width": 1},
-        opacity=0.65,
-        name=plain(name),
-        legendgroup=name,
-        showlegend=show_legend,
-        hoverinfo="skip",
-    )
-
-
-def _gapped(points: NDArray[np.float64]) -> dict[str, list[float | None]]:
-    """x and y of points (P, 2), where NaN ends a line."""
-    x, y = ([None if np.isnan(value) else round(float(value), 3) for value in axis] for axis in points.T)
-    return {"x": x, "y": y}
+def _points(tracks: Sequence[Track]) -> list[NDArray[np.float64]]:
+    return [track.points for track in tracks]
 
 
 def _chosen(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatter]:
@@ -136,7 +97,7 @@ def _chosen(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatt
             traces.append(_directions(track, track.angles, findings.view.plane, colour).update(common))
             if tracks.body.outline is not None:
                 (x, y), angle = track.points[-1], track.angles[-1]
-                x, y = _closed(placed(tracks.body.outline, x, y, angle)).T
+                x, y = closed(placed(tracks.body.outline, x, y, angle)).T
                 traces.append(go.Scatter(x=x, y=y, mode="lines", line={"color": colour, "width": 1.2}).update(common))
         marker = {"color": "#ffffff", "size": 8, "line": {"color": colour, "width": 2}}
         begin = track.points[:1].T
@@ -152,7 +113,7 @@ def _directions(track: Track, angles: NDArray[np.float64], plane: Plane | None, 
     begins = track.points[some]
     ends = begins + length * np.stack([-np.sin(angles[some]), np.cos(angles[some])], axis=1)
     strokes = np.stack([begins, ends, np.full_like(ends, np.nan)], axis=1).reshape(-1, 2)
-    return go.Scatter(**_gapped(strokes), mode="lines", line={"color": colour, "width": 1.2})
+    return go.Scatter(**gapped(strokes), mode="lines", line={"color": colour, "width": 1.2})
 
 
 def bins_figure(findings: Findings) -> go.Figure:

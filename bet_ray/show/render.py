@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from bet.config import Config
 from bet.data.episodes import DataError, Episodes
-from bet.metrics import route_name
 from bet.tasks import SimulatedTask, Task, no_simulator
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
@@ -68,7 +67,7 @@ def render(findings: Findings, mp4: str, no_video: str, named: str) -> str:
     options = f"--observation {layout} --episodes {chosen} --bins {findings.config.codebook.bins}"
     return render_page(
         TEMPLATE,
-        filters={"number": _number, "route_name": route_name},
+        filters={"number": _number},
         title=f"Demonstrations of {findings.task.name}",
         found=findings,
         layout=layout,

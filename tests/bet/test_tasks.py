@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from bet.config import PRESETS, ConfigError, DataConfig, make_config
+from bet.config import PRESETS, BinSource, ConfigError, DataConfig, EvalConfig, Start, make_config
 from bet.data.episodes import DataError, Episodes
 from bet.data.formats import DataFormat, save
 from bet.data.store import save_episodes
@@ -303,3 +304,57 @@ def test_point_mass_reads_the_studys_rollouts(version: PointMassVersion, tmp_pat
     episodes = demonstrations(version, 5, seed=3)
     save(episodes, tmp_path / "a", DataFormat.STUDY_ROLLOUTS)
     assert get(version.value).load(DataConfig(path=str(tmp_path / "a"))).digest == episodes.digest
+
+
+# How a task is evaluated.
+
+
+def test_the_usual_evaluation_is_the_protocol_itself() -> None:
+    task = get("pointmass1")
+    recipe = task.recipe(EvalConfig(), DataConfig())
+    assert recipe.protocol == task.protocol
+    assert recipe.protocol.digest == task.protocol.digest
+    assert recipe.starts is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"window": 1}, "window 1"),
+        ({"hold_bins": 3}, "bins held for 3 steps"),
+        ({"bins": BinSource.CODEBOOK}, "bins drawn from the codebook"),
+        ({"start": Start.DEMONSTRATIONS}, "started where demonstrations did"),
+    ],
+)
+def test_every_evaluation_setting_makes_another_protocol_that_says_so(changes: dict[str, Any], told: str) -> None:
+    task = get("pointmass1")
+    protocol = task.recipe(EvalConfig(**changes), DataConfig()).protocol
+    assert protocol.digest != task.protocol.digest
+    assert protocol.variations == (told,)
+
+
+def test_episodes_can_begin_where_the_demonstrations_did() -> None:
+    task = get("pointmass1")
+    recipe = task.recipe(EvalConfig(start=Start.DEMONSTRATIONS), DataConfig())
+    episodes = task.load(DataConfig())
+    np.testing.assert_array_equal(recipe.starts, episodes.observations[episodes.episode_starts])
+
+
+def test_push_t_begins_in_the_states_of_its_demonstrations_whatever_the_policy_sees(data_dir: Path) -> None:
+    task, path = get("pusht"), str(data_dir / "pusht" / "pusht_cchi_v7_replay.zarr")
+    starts = [
+        task.recipe(EvalConfig(start=Start.DEMONSTRATIONS), DataConfig(path=path, observation=layout))
+        for layout in task.layouts
+    ]
+    assert all(recipe.starts is not None and recipe.starts.shape == (206, 5) for recipe in starts)
+    assert len({recipe.protocol.digest for recipe in starts}) == 1
+
+
+def test_a_task_whose_demonstrations_hide_the_state_cannot_begin_there() -> None:
+    with pytest.raises(ConfigError, match=r"eval\.start: demonstrations of Pendulum-v1 do not tell"):
+        simulated("Pendulum-v1").recipe(EvalConfig(start=Start.DEMONSTRATIONS), DataConfig())
+
+
+def test_a_protocol_of_another_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"pusht has no protocol 'pusht-v2'; did you mean 'pusht-v1'"):
+        get("pusht").recipe(EvalConfig(protocol="pusht-v2"), DataConfig())

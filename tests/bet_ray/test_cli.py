@@ -148,6 +148,25 @@ def test_an_unknown_split_is_refused(trained: Path, refused: Refused) -> None:
         assert "no split 'reports'; did you mean 'report'?" in refused(command, trained, "--split", "reports")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("eval.hold_bins=0", "eval.hold_bins: Input should be greater than 0"),
+        ("eval.window=99", "eval.window: 99 is more than the 2 of the policy's training"),
+        ("eval.bins=prior", "eval.bins: Input should be 'policy' or 'codebook'"),
+        ("eval.start=seen", "eval.start: Input should be 'reset' or 'demonstrations'"),
+        ("eval.hold=3", "unknown setting 'eval.hold'; did you mean 'eval.hold_bins'?"),
+        ("eval.protocol=pusht-v1", "eval.protocol: pointmass2 has no protocol 'pusht-v1'"),
+        ("bins=3", "codebook.bins: the policy is trained; an evaluation takes settings of eval."),
+    ],
+)
+def test_a_setting_that_an_evaluation_cannot_have_is_refused(
+    trained: Path, refused: Refused, setting: str, message: str
+) -> None:
+    for command in ("eval", "replay"):
+        assert message in refused(command, trained, setting)
+
+
 def test_a_video_with_another_ending_is_refused_before_the_policy_is_loaded(refused: Refused) -> None:
     assert "v.avi: a video is .mp4 or .gif" in refused("replay", "nowhere", "--video", "v.avi")
 

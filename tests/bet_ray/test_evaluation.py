@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bet import tasks
+from bet.config import Split
+from bet.policy import Policy
 from bet_ray import evaluate
-from bet_ray.evaluation import MixedNumericsError, measurement, run_of
+from bet_ray.evaluation import MixedNumericsError, measurement, recipe_of, run_of
 from bet_ray.ledger import PARTS, Ledger
-from bet_ray.results import episodes_schema, write_table
+from bet_ray.replay import Match, compare, replay
+from bet_ray.results import EpisodeSource, episodes_schema, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -75,6 +78,23 @@ def test_rows_of_other_numerics_do_not_mix_silently(trained: Path, tmp_path: Pat
         evaluate(trained, episodes=5, out=tmp_path)
     allowed = evaluate(trained, episodes=5, actors=1, slots=4, out=tmp_path, allow_mixed_numerics=True)
     assert allowed.equals(table)
+
+
+def test_another_way_to_evaluate_has_rows_of_its_own_and_replays_under_its_own_settings_only(
+    trained: Path, tmp_path: Path
+) -> None:
+    settings = {"eval.hold_bins": 3, "eval.window": 1, "eval.start": "demonstrations"}
+    usual = evaluate(trained, episodes=12, actors=1, slots=4, out=tmp_path)
+    other = evaluate(trained, episodes=12, actors=2, slots=3, out=tmp_path, settings=settings)
+    assert not set(usual.column("protocol_digest").to_pylist()) & set(other.column("protocol_digest").to_pylist())
+    assert Ledger(tmp_path, tasks.get("pointmass2")).read().num_rows == 24
+    policy = Policy.load(trained)
+    changed, partly = recipe_of(policy, settings), recipe_of(policy, {"eval.hold_bins": 3})
+    replayed = replay(policy, changed, Split.REPORT, 4, pictures=False)
+    source = EpisodeSource.of(policy, changed.protocol, Split.REPORT)
+    assert compare(replayed, source, tmp_path) is Match.SAME
+    source = EpisodeSource.of(policy, partly.protocol, Split.REPORT)
+    assert compare(replayed, source, tmp_path) is Match.UNRECORDED
 
 
 def test_a_measurement_of_the_table_names_the_modes(trained: Path) -> None:

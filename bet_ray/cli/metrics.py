@@ -1,0 +1,75 @@
+"""`bet-ray metrics`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bet.wording import counted
+from bet_ray.cli.console import console
+from bet_ray.cli.measured import print_measured
+
+EXAMPLES = (
+    "Examples: `bet-ray metrics runs/a` · `bet-ray metrics pusht_cchi_v7_replay.zarr` · `bet-ray metrics rollouts/`"
+)
+
+
+def metrics(
+    path: Annotated[Path, typer.Argument(help="Run directory with trajectories; or demonstrations or saved rollouts.")],
+    observation: Annotated[str | None, typer.Option(help="Layout of demonstrations. Default: what they hold.")] = None,
+) -> None:
+    """Compute the numbers of episodes anew from their saved steps.
+
+    Of a run: every column of its episode table is compared with the recorded one; exit code 1 where a bit differs.
+
+    Of demonstrations, and of rollouts that the reproduction study saved: the simulator takes every recorded action once
+    more, each from the state recorded before it.
+    """
+    if (path / "episodes").is_dir():
+        _of_run(path)
+    else:
+        _of_recordings(path, observation)
+
+
+def _of_run(run: Path) -> None:
+    from bet.errors import FailedRunError
+    from bet_ray.evaluation import measurement
+    from bet_ray.saved import rescore
+
+    task, groups = rescore(run)
+    wrong = False
+    for group in groups:
+        episodes = counted(group.computed.num_rows, f"{group.split} episode")
+        console.print(f"{task.name} · policy {group.policy_digest[:12]} · {episodes}")
+        print_measured(task, measurement(task, group.computed))
+        for name, different in group.different.items():
+            wrong = True
+            console.print(f"  [red]{name}: differs from the recorded one in {counted(different, 'episode')}[/]")
+    if wrong:
+        raise FailedRunError(f"{run}: its episode table is not what its saved steps say")
+    console.print("every column is the recorded one, to the last bit")
+
+
+def _of_recordings(path: Path, observation: str | None) -> None:
+    import numpy as np
+
+    from bet import tasks
+    from bet.data.formats import load
+    from bet.measure import measure
+    from bet.reenact import reenact
+
+    episodes = load(path, observation)
+    task = tasks.simulated(episodes.task)
+    layout = observation or task.layout_of(episodes)
+    found = reenact(episodes, task, layout)
+    outcomes = [task.outcome(trajectory) for trajectory in found]
+    measured = measure(
+        task,
+        np.array([task.episode_primary(trajectory) for trajectory in found]),
+        np.array([trajectory.success for trajectory in found]),
+        [vars(outcome)["route"] for outcome in outcomes] if task.modes else None,
+        np.zeros(len(found), np.int64),  # of one origin
+    )
+    size = f"{counted(len(episodes), 'recorded episode')}, {counted(len(episodes.observations), 'step')}"
+    console.print(f"{task.name} · {size}")
+    print_measured(task, measured)

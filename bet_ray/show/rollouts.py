@@ -1,0 +1,174 @@
+"""The page of an evaluation: where its episodes went, how long they took, what they were worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from bet import tasks
+from bet.config import Split
+from bet.measure import Measurement
+from bet.metrics import NO_ROUTE, SUCCESS, route_name
+from bet.policy import Policy
+from bet.protocol import Recipe
+from bet.rollout import rollout
+from bet.tasks import SimulatedTask
+from bet.views import Meaning, View
+from bet_ray.evaluation import measurement
+from bet_ray.manifest import write_text
+from bet_ray.page import render_page
+from bet_ray.page.plane import SQUARE, landmark, lines, square
+from bet_ray.page.style import BLUE, INK, MIDDLE, ROUTES, VERMILION, plain, styled
+from bet_ray.results import EpisodeSource
+from bet_ray.saved import saved_trajectories
+from bet_ray.show.compute import whole_edges
+
+PAGE = "rollouts.html"
+TEMPLATE = Path(__file__).with_name("rollouts.html.jinja")
+DRAWN = 60  # paths: enough to see shares, few enough to see paths
+CELLS = 30  # of a histogram
+SCORES = np.linspace(0, 1, CELLS + 1)  # where every primary metric lies
+SOLVED, FAILED = "success", "failed"
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """What the page shows, in numbers."""
+
+    task: SimulatedTask
+    view: View
+    measured: Measurement
+    labels: NDArray[np.str_]  # (E,) each episode's route where it succeeded and the task names routes, else its end
+    lengths: NDArray[np.int64]  # (E,)
+    primary: NDArray[np.float64]  # (E,)
+    drawn: dict[int, NDArray[np.float64]]
+    """Scenes (P, scene_dim) of the first episodes, in their order; none where the task has no plane."""
+
+    @property
+    def names(self) -> list[str]:
+        """The labels in the order they are drawn: failures lie below."""
+        there = set(self.labels.tolist())
+        return [name for name in (FAILED, *self.task.modes, SOLVED) if name in there]
+
+    def colour(self, name: str) -> str:
+        ends = {FAILED: INK if self.task.modes else VERMILION, SOLVED: BLUE, NO_ROUTE: MIDDLE}
+        return ends[name] if name in ends else ROUTES[list(self.task.modes).index(name) % len(ROUTES)]
+
+
+def show_rollouts(policy: Policy, recipe: Recipe, split: Split, table: pa.Table, run: Path, command: str) -> Path:
+    """Write `rollouts.html` into a run; `table` are the episodes of an evaluation, `command` is what made them.
+
+    Paths are those that the evaluation kept; one that it did not is walked again, which gives the same.
+    """
+    found = look(policy, recipe, split, table, run)
+    config, layout = policy.config, policy.config.data.observation
+    scored = found.task.protocol.primary != SUCCESS and not found.task.modes
+    page = render_page(
+        TEMPLATE,
+        filters={},
+        title=f"Rollouts on {found.task.name}",
+        found=found,
+        config=config,
+        layout=layout,
+        policy=policy.digest[:12],
+        split=split.value,
+        variations=recipe.protocol.variations,
+        rate=found.task.protocol.primary == SUCCESS,
+        paths=_paths_figure(found) if found.drawn else None,
+        lengths=_histogram(found, found.lengths, whole_edges(found.lengths, CELLS), "steps"),
+        scores=_histogram(found, found.primary, SCORES, found.task.protocol.primary) if scored else None,
+        command=command,
+    )
+    write_text(run / PAGE, page)
+    return run / PAGE
+
+
+def look(policy: Policy, recipe: Recipe, split: Split, table: pa.Table, run: Path) -> Rollouts:
+    """Gather what the page shows."""
+    task = tasks.simulated(policy.config.task)
+    view = task.view(policy.config.data.observation)
+    won = table.column("success").to_pylist()
+    routes = table.column("route").to_pylist() if task.modes else [SOLVED] * len(won)
+    indices = table.column("index").to_pylist()[:DRAWN] if view.bodies else []
+    return Rollouts(
+        task=task,
+        view=view,
+        measured=measurement(task, table),
+        labels=np.array([route if success else FAILED for route, success in zip(routes, won, strict=True)]),
+        lengths=table.column("length").to_numpy().astype(np.int64),
+        primary=table.column("primary").to_numpy(),
+        drawn={index: view.scene(path) for index, path in _paths(task, policy, recipe, split, indices, run).items()},
+    )
+
+
+def _paths(
+    task: SimulatedTask, policy: Policy, recipe: Recipe, split: Split, indices: Sequence[int], run: Path
+) -> dict[int, NDArray[np.float32]]:
+    """Observations (P, obs_dim) of episodes, by index; an episode that ended in an error has none."""
+    source = EpisodeSource.of(policy, recipe.protocol, split)
+    wanted = pc.field("index").isin(list(indices))
+    for name, value in source.key.items():
+        wanted &= pc.field(name) == value
+    kept = saved_trajectories(run, task, wanted)
+    paths = {int(key[-1]): trajectory.observations for key, trajectory in kept.items()}
+    missing = [index for index in indices if index not in paths]
+    for result in rollout(policy, recipe, split, missing, len(missing)) if missing else ():
+        if result.trajectory is not None:
+            paths[result.index] = result.trajectory.observations
+    return dict(sorted(paths.items()))
+
+
+def _paths_figure(found: Rollouts) -> go.Figure:
+    """A map for each body."""
+    plane, bodies = found.view.plane, found.view.bodies
+    assert plane is not None  # there are bodies
+    figure = make_subplots(
+        rows=1,
+        cols=len(bodies),
+        horizontal_spacing=0.08,
+        subplot_titles=[plain(body.name) for body in bodies] if len(bodies) > 1 else None,
+    )
+    # On a grid, paths would hide one another: each is drawn a little aside.
+    width = 0.2 if found.view.meaning is Meaning.STEP else 0.0
+    aside = dict(
+        zip(found.drawn, np.random.default_rng(0).uniform(-width, width, (len(found.drawn), 1, 2)), strict=True)
+    )
+    for column, body in enumerate(bodies, start=1):
+        for name, outline in plane.landmarks.items():
+            landmark(figure, name, outline, column)
+        for name in found.names:
+            same = [index for index in found.drawn if found.labels[index] == name]
+            walks = [found.drawn[index][:, body.position] + aside[index] for index in same]
+            if walks:
+                trace = lines(walks, found.colour(name), route_name(name), show_legend=column == 1)
+                figure.add_trace(trace, 1, column)
+        square(figure, plane, column)
+    return styled(figure, height=SQUARE + 110, top=30)
+
+
+def _histogram(found: Rollouts, values: NDArray, edges: NDArray[np.float64], title: str) -> go.Figure:
+    """Of all episodes, one on top of the other by label."""
+    figure = go.Figure()
+    for name in found.names:
+        counts, _ = np.histogram(values[found.labels == name], bins=edges)
+        figure.add_trace(
+            go.Bar(
+                x=(edges[:-1] + edges[1:]) / 2,
+                y=counts,
+                width=np.diff(edges),
+                marker={"color": found.colour(name), "line": {"width": 0}},
+                name=plain(route_name(name)),
+                customdata=np.stack([edges[:-1], edges[1:]], axis=1),
+                hovertemplate="%{customdata[0]:.4g} to %{customdata[1]:.4g}: %{y:,}",
+            )
+        )
+    figure.update_xaxes(title_text=plain(title))
+    figure.update_yaxes(title_text="episodes", tickformat="d", rangemode="tozero")
+    figure.update_layout(barmode="stack", bargap=0)
+    return styled(figure, height=250)

@@ -1,0 +1,76 @@
+"""Recorded steps made again by the simulator say what they said when they were made."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bet import tasks
+from bet.config import ConfigError
+from bet.data.episodes import DataError, Episodes
+from bet.envs.pointmass import PointMassVersion
+from bet.envs.vector import SlotVectorEnv
+from bet.oracles.pointmass import demonstrations
+from bet.reenact import SLOTS, reenact
+
+
+def recorded(env: SlotVectorEnv, task: str, steps: int) -> tuple[Episodes, np.ndarray, np.ndarray]:
+    """One episode of random actions in slot 0, with the rewards it got and the observation it ended in."""
+    rng = np.random.default_rng(0)
+    observation, _ = env.reset(seed=3)
+    observations, actions, rewards = [], [], []
+    low, high = env.single_action_space.low, env.single_action_space.high  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in range(steps):
+        action = rng.uniform(np.maximum(low, 0), high).astype(np.float32)  # point mass: stays inside
+        observations.append(observation[0].copy())
+        actions.append(action)
+        observation, reward, *_ = env.step(action[None])
+        rewards.append(reward[0])
+    return (
+        Episodes(np.stack(observations), np.stack(actions), np.array([steps]), task),
+        np.array(rewards),
+        observation[0],
+    )
+
+
+def test_a_walk_of_the_point_mass_is_rewarded_as_it_was() -> None:
+    task = tasks.get("pointmass2")
+    env = task.make_env(1)
+    episodes, rewards, last = recorded(env, task.name, 4)
+    (trajectory,) = reenact(episodes, task, "state")
+    assert_array_equal(trajectory.rewards, rewards)
+    assert_array_equal(trajectory.observations, [*episodes.observations, last])
+    assert (trajectory.bins < 0).all()
+
+
+def test_a_push_from_rest_covers_what_it_covered() -> None:
+    task = tasks.get("pusht")
+    episodes, rewards, last = recorded(task.make_env(1), task.name, 1)
+    (trajectory,) = reenact(episodes, task, "state")
+    assert_allclose(trajectory.rewards, rewards, atol=1e-4)
+    assert_allclose(trajectory.observations[-1], last, atol=1e-2)  # pixels; an observation is float32
+
+
+def test_every_demonstration_of_the_point_mass_succeeds_by_a_named_route() -> None:
+    task = tasks.get("pointmass1")
+    episodes = demonstrations(PointMassVersion.ONE, 30, seed=1)
+    found = reenact(episodes, task, "state")
+    assert [len(trajectory) for trajectory in found] == episodes.lengths.tolist()
+    assert all(trajectory.success for trajectory in found)
+    assert {vars(task.outcome(trajectory))["route"] for trajectory in found} <= set(task.modes) - {"none"}
+
+
+def test_a_step_does_not_depend_on_those_beside_it() -> None:
+    task = tasks.get("pointmass1")
+    episodes = demonstrations(PointMassVersion.ONE, 2 * SLOTS // 8 + 1, seed=2)
+    alone = [reenact(episodes.select(np.array([number])), task, "state")[0] for number in range(len(episodes))]
+    for mine, theirs in zip(reenact(episodes, task, "state"), alone, strict=True):
+        assert_array_equal(mine.observations, theirs.observations)
+        assert_array_equal(mine.rewards, theirs.rewards)
+
+
+def test_a_layout_that_hides_the_state_is_refused() -> None:
+    episodes = Episodes(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32), np.array([3]), "pusht")
+    with pytest.raises(ConfigError, match="'agent' does not tell the state"):
+        reenact(episodes, tasks.get("pusht"), "agent")
+    with pytest.raises(DataError, match="observations have shape"):
+        reenact(episodes, tasks.get("pusht"), "state")

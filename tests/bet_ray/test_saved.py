@@ -1,0 +1,102 @@
+"""Saved steps say again what the episode table says, and say so when it does not."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_array_equal
+
+from bet import tasks
+from bet.config import Split
+from bet.policy import Policy
+from bet.rollout import EpisodeResult, rollout
+from bet_ray.cli import main
+from bet_ray.evaluation import recipe_of
+from bet_ray.ledger import Ledger
+from bet_ray.manifest import RunError
+from bet_ray.results import EXECUTION, EpisodeSource, episodes_table, trajectories_table
+from bet_ray.saved import rescore, saved_trajectories
+
+EPISODES = 12
+TASK = tasks.get("pointmass2")
+
+
+@pytest.fixture(scope="module")
+def results(trained: Path) -> list[EpisodeResult]:
+    policy = Policy.load(trained)
+    return sorted(rollout(policy, recipe_of(policy), Split.REPORT, range(EPISODES), 4), key=lambda one: one.index)
+
+
+def record(run: Path, trained: Path, results: list[EpisodeResult], kept: list[EpisodeResult]) -> None:
+    """Puts results on disk, the steps of some of them."""
+    policy = Policy.load(trained)
+    source = EpisodeSource.of(policy, recipe_of(policy).protocol, Split.REPORT)
+    steps = trajectories_table(TASK, source, kept, policy.bin_centers)
+    Ledger(run, TASK).append(episodes_table(TASK, source, results), EXECUTION.empty_table(), steps)
+
+
+def test_trajectories_come_back_as_the_rollout_had_them(
+    trained: Path, results: list[EpisodeResult], tmp_path: Path
+) -> None:
+    record(tmp_path, trained, results, results)
+    found = saved_trajectories(tmp_path, TASK)
+    assert [key[-1] for key in found] == list(range(EPISODES))
+    for trajectory, result in zip(found.values(), results, strict=True):
+        expected = result.trajectory
+        assert expected is not None
+        for name in ("observations", "actions", "rewards", "bins"):
+            assert_array_equal(getattr(trajectory, name), getattr(expected, name))
+        assert trajectory.signals.keys() == expected.signals.keys()
+        assert_array_equal(trajectory.signals["success"], expected.signals["success"])
+
+
+def test_numbers_computed_anew_are_the_recorded_ones(
+    trained: Path, results: list[EpisodeResult], tmp_path: Path
+) -> None:
+    record(tmp_path, trained, results, results[:7])
+    task, (group,) = rescore(tmp_path)
+    assert task is TASK
+    assert group.computed.num_rows == 7
+    assert group.computed.equals(group.recorded)
+    assert group.different == {}
+
+
+def test_a_table_that_says_otherwise_is_told_apart_and_exits_with_1(
+    trained: Path,
+    results: list[EpisodeResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changed = [replace(results[0], total_reward=np.nextafter(results[0].total_reward, 2.0)), *results[1:]]
+    record(tmp_path, trained, changed, results)
+    _, (group,) = rescore(tmp_path)
+    assert group.different == {"return": 1}
+    monkeypatch.setattr(sys, "argv", ["bet-ray", "metrics", str(tmp_path)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    printed = capsys.readouterr()
+    assert "return: differs from the recorded one in 1 episode\n" in printed.out
+    assert printed.err == f"error: {tmp_path}: its episode table is not what its saved steps say\n"
+
+
+def test_a_run_without_steps_says_how_to_keep_them(trained: Path, results: list[EpisodeResult], tmp_path: Path) -> None:
+    record(tmp_path, trained, results, [])
+    with pytest.raises(RunError, match="--trajectories --out"):
+        rescore(tmp_path)
+
+
+def test_a_file_that_is_no_table_of_steps_is_named(trained: Path, results: list[EpisodeResult], tmp_path: Path) -> None:
+    record(tmp_path, trained, results, results)
+    bad = tmp_path / "trajectories" / "bad.parquet"
+    bad.write_bytes(b"PAR1 no")
+    with pytest.raises(RunError, match=r"bad\.parquet: not the trajectories of pointmass2 episodes"):
+        saved_trajectories(tmp_path, TASK)
+    pq.write_table(pa.table({"x": [1]}), bad)
+    with pytest.raises(RunError, match=r"bad\.parquet: not the trajectories"):
+        saved_trajectories(tmp_path, TASK)
