@@ -38,7 +38,7 @@ def trained(config: Config) -> Training:
 def score(training: Training, episodes: int) -> float:
     """Mean primary metric of rollouts on `tune`."""
     policy = training.policy()
-    recipe = tasks.get(policy.config.task).recipe(policy.config.eval, policy.config.data)
+    recipe = tasks.simulated(policy.config.task).recipe(policy.config.eval, policy.config.data)
     return float(np.mean([result.primary for result in rollout(policy, recipe, Split.TUNE, range(episodes), 32)]))
 
 

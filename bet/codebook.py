@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bet.data.episodes import DataError
+from bet.wording import counted
 
 
 def fit_codebook(actions: NDArray[np.float32], bins: int, seed: int) -> Tensor:
@@ -20,7 +21,7 @@ def fit_codebook(actions: NDArray[np.float32], bins: int, seed: int) -> Tensor:
     """
     distinct = len(np.unique(actions, axis=0))
     if distinct < bins:
-        raise DataError(f"codebook.bins={bins} but the demonstrations have only {distinct} distinct actions")
+        raise DataError(f"codebook.bins={bins} but the demonstrations have only {counted(distinct, 'distinct action')}")
     # One thread: the order of a parallel sum would otherwise show in the last bits of the centres.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bet.metrics import SUCCESS, mode_coverage
 from bet.stats import Interval, clustered, counts_interval, mean_interval, rate_interval
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Measurement:
 
 
 def measure(
-    task: Task,
+    task: SimulatedTask,
     primary: NDArray[np.float64],
     success: NDArray[np.bool_],
     routes: Sequence[str] | None,

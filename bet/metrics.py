@@ -19,6 +19,11 @@ NO_ROUTE = "none"
 SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
 
 
+def route_name(route: str) -> str:
+    """A value of the column `route`, for people."""
+    return "no known route" if route == NO_ROUTE else route.replace("_", " ")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Base of the tasks' outcomes: each field, a str, float, int or bool, is a column of the episode table."""

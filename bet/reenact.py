@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from bet.config import ConfigError
 from bet.data.episodes import Episodes
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 
 SLOTS = 64  # steps made at once
 NO_BIN = -1  # nobody drew any
 
 
-def reenact(episodes: Episodes, task: Task, layout: str) -> list[Trajectory]:
+def reenact(episodes: Episodes, task: SimulatedTask, layout: str) -> list[Trajectory]:
     """One trajectory for each episode: every recorded action taken once more, from the state recorded before it.
 
     Errors of the simulator so never add up. Rewards and signals are the simulator's, and so is the observation after
@@ -44,7 +44,7 @@ def reenact(episodes: Episodes, task: Task, layout: str) -> list[Trajectory]:
 
 
 def _steps(
-    task: Task, layout: str, states: NDArray[np.float64], actions: NDArray[np.float32]
+    task: SimulatedTask, layout: str, states: NDArray[np.float64], actions: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], NDArray[np.float32]]:
     """Rewards (N,), signals (N,) and the observations after (N, obs_dim) of one step from each state."""
     rewards = np.zeros(len(states))

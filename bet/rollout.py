@@ -20,7 +20,7 @@ from bet.errors import UsageError
 from bet.metrics import Outcome
 from bet.policy import DRAW, Policy
 from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 
 
@@ -54,7 +54,9 @@ class EpisodeResult:
     trajectory: Trajectory | None
 
     @classmethod
-    def of(cls, task: Task, trajectory: Trajectory, index: int, seed: int, *, terminated: bool) -> "EpisodeResult":
+    def of(
+        cls, task: SimulatedTask, trajectory: Trajectory, index: int, seed: int, *, terminated: bool
+    ) -> "EpisodeResult":
         """What the steps of an episode amount to; `terminated` says that the task ended it, not the time limit."""
         success = trajectory.success
         return cls(
@@ -86,7 +88,7 @@ class Rollout:
         self._window = protocol.window or policy.window
         if self._window > policy.window:
             raise UsageError(f"eval.window: {self._window} is more than the {policy.window} of the policy's training")
-        self.task = tasks.get(protocol.task)
+        self.task = tasks.simulated(protocol.task)
         self.env = self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
         obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
         there = self.env.single_observation_space.shape, self.env.single_action_space.shape

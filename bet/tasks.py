@@ -1,15 +1,17 @@
-"""The task registry, the one place that names a task: its simulator, protocol, demonstrations and metrics.
+"""The task registry, the one place that names a task: its demonstrations, and its simulator, protocol and metrics.
 
+Demonstrations of any `Task` can be looked at, converted and trained on; a `SimulatedTask` can roll a policy out, too.
 Any other name is a gymnasium id, and its task is made from what the environment and its registration say.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, overload
 
 import numpy as np
 import pymunk
@@ -39,11 +41,11 @@ from bet.metrics import (
 from bet.oracles.pointmass import demonstrations
 from bet.protocol import Protocol, Recipe, states_digest
 from bet.trajectory import Trajectory
-from bet.views import View, plain_view, pointmass_view, pusht_view
+from bet.views import View, blockpush_view, kitchen_view, plain_view, pointmass_view, pusht_view
 
 DATA_DIR = "BET_DATA_DIR"  # where demonstrations live; `data` in the working directory when unset
 GENERATED_EPISODES = 2000  # point mass demonstrations made on the spot when no file is given
-PUSHT_PLACE = "pusht/pusht_cchi_v7_replay.zarr"  # below that folder
+CARLA_FEATURES, CARLA_ACTIONS = 512, 2  # ResNet-18 features of the camera's picture (BeT)
 
 
 @dataclass(frozen=True)
@@ -54,37 +56,91 @@ class Origin:
     """Who made them."""
     licence: str | None
     """None: nobody's, they are made on this machine."""
-    place: str | None
-    """Where they are looked for, below `data_root()`. None: they are made on the spot."""
+    places: tuple[str, ...]
+    """Where they are looked for, below `data_root()`, the first wins. None at all: they are made on the spot."""
+    command: str
+    """`bet-ray data ...` that gets them."""
 
     @property
     def path(self) -> Path | None:
-        return None if self.place is None else data_root() / self.place
+        """The first place where something is, else the first."""
+        paths = [data_root() / place for place in self.places]
+        return next((path for path in paths if path.exists()), paths[0] if paths else None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the engine needs to know of a task."""
+    """Demonstrations, and what their numbers mean."""
 
     name: str
     summary: str
     """One line for people."""
     layouts: tuple[str, ...]
     """Observation layouts, the default first."""
+    origin: Origin | None = None
+    """None: it comes without demonstrations."""
+    modes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Values of the column `route` with their demonstrated shares; empty where modes are not named. Where they are, the
+    primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
+    _load: Callable[[DataConfig], Episodes]
+    _view: Callable[[str], View]
+
+    def view(self, layout: str) -> View:
+        """How people read the numbers of a layout. Raises `ConfigError` for an unknown one."""
+        self._check_layout(layout)
+        return self._view(layout)
+
+    def boxes(self, layout: str) -> tuple[spaces.Box, spaces.Box]:
+        """The spaces of observations and of actions; without bounds where no simulator says how far they go."""
+        view = self.view(layout)
+        observation, action = (
+            spaces.Box(-np.inf, np.inf, (len(columns),), np.float32) for columns in (view.columns, view.action_columns)
+        )
+        return observation, action
+
+    def load(self, data: DataConfig) -> Episodes:
+        """The demonstrations that the settings name. Raises `DataError` or `ConfigError`."""
+        self._check_layout(data.observation)
+        episodes = self._load(data)
+        if episodes.task != self.name:
+            raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
+        self.check(episodes, data.observation)
+        return episodes
+
+    def check(self, episodes: Episodes, layout: str) -> None:
+        """Raises `DataError` for numbers that are not this task's through a layout, `ConfigError` for no such one."""
+        for what, array, space in self._numbers(episodes, layout):
+            if array.shape[1:] != space.shape:
+                raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
+
+    def layout_of(self, episodes: Episodes) -> str:
+        """The layout with as many columns as the observations; the default one where none has."""
+        columns = episodes.observations.shape[1]
+        return next((name for name in self.layouts if len(self.view(name).columns) == columns), self.layouts[0])
+
+    def _numbers(self, episodes: Episodes, layout: str) -> list[tuple[str, NDArray[np.float32], spaces.Box]]:
+        """Observations and actions, each with its name and its box."""
+        arrays = episodes.observations, episodes.actions
+        return list(zip(("observations", "actions"), arrays, self.boxes(layout), strict=True))
+
+    def _check_layout(self, layout: str) -> None:
+        if layout not in self.layouts:
+            raise ConfigError(
+                f"data.observation: {self.name} has no layout {layout!r}{did_you_mean(layout, self.layouts)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedTask(Task):
+    """A task that policies can be rolled out in."""
+
     protocol: Protocol
     outcome_type: type[Outcome]
     """Dataclass whose fields are the task's columns in the episode table."""
     outcome: Callable[[Trajectory], Outcome]
     episode_primary: Callable[[Trajectory], float]
     """An episode's share in the primary metric, in [0, 1]."""
-    modes: Mapping[str, float]
-    """Values of the column `route` with their demonstrated shares; empty where modes are not named. Where they are, the
-    primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
     _make_env: Callable[[int, str, int], SlotVectorEnv]
-    _load: Callable[[DataConfig], Episodes]
-    origin: Origin | None = None
-    """None: it comes without demonstrations."""
-    _view: Callable[[str], View] | None = None
     strict_boxes: bool = False
     """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
 
@@ -94,44 +150,27 @@ class Task:
         with closing(self.make_env(1)) as env:
             return env.signals
 
-    def view(self, layout: str) -> View:
-        """How people read the numbers of a layout. Raises `ConfigError` for an unknown one."""
-        self._check_layout(layout)
-        if self._view is not None:
-            return self._view(layout)
-        with closing(self.make_env(1, layout)) as env:
-            return plain_view(spaces.flatdim(env.single_observation_space), spaces.flatdim(env.single_action_space))
-
     def make_env(self, num_envs: int, observation: str | None = None, max_steps: int | None = None) -> SlotVectorEnv:
         """A vector environment with `num_envs` slots. Raises `ConfigError` for an unknown observation layout."""
         layout = self.layouts[0] if observation is None else observation
         self._check_layout(layout)
         return self._make_env(num_envs, layout, self.protocol.max_steps if max_steps is None else max_steps)
 
+    def boxes(self, layout: str) -> tuple[spaces.Box, spaces.Box]:
+        """The spaces of the simulator's observations and actions."""
+        with closing(self.make_env(1, layout)) as env:
+            observation, action = env.single_observation_space, env.single_action_space
+        assert isinstance(observation, spaces.Box)
+        assert isinstance(action, spaces.Box)
+        return observation, action
+
     def load(self, data: DataConfig) -> Episodes:
         """The demonstrations that the settings name. Raises `DataError` or `ConfigError`."""
-        self._check_layout(data.observation)
-        episodes = self._load(data)
-        if episodes.task != self.name:
-            raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
-        self.check(episodes, data.observation)
+        episodes = super().load(data)
         if self.strict_boxes:
             for what, array, space in self._numbers(episodes, data.observation):
                 _check_inside(array, space, f"{episodes.source}: {what}")
         return episodes
-
-    def check(self, episodes: Episodes, layout: str) -> None:
-        """Raises `DataError` for numbers that are not this task's through a layout, `ConfigError` for no such one."""
-        for what, array, space in self._numbers(episodes, layout):
-            if array.shape[1:] != space.shape:
-                raise DataError(f"{episodes.source}: {what} have shape {array.shape[1:]}, expected {space.shape}")
-
-    def _numbers(self, episodes: Episodes, layout: str) -> list[tuple[str, NDArray[np.float32], spaces.Box]]:
-        """Observations and actions, each with its name and the simulator's box for it."""
-        with closing(self.make_env(1, layout)) as env:
-            boxes = env.single_observation_space, env.single_action_space
-        both = zip(("observations", "actions"), (episodes.observations, episodes.actions), boxes, strict=True)
-        return [(what, array, box) for what, array, box in both if isinstance(box, spaces.Box)]
 
     def recipe(self, wanted: EvalConfig, data: DataConfig) -> Recipe:
         """The evaluation that the settings name; `data` are the demonstrations, for where they begin.
@@ -159,23 +198,16 @@ class Task:
                 return view.scene(episodes.observations[episodes.episode_starts])
         raise ConfigError(f"eval.start: demonstrations of {self.name} do not tell the simulator's state")
 
-    def layout_of(self, episodes: Episodes) -> str:
-        """The layout with as many columns as the observations; the default one where none has."""
-        columns = episodes.observations.shape[1]
-        return next((name for name in self.layouts if len(self.view(name).columns) == columns), self.layouts[0])
-
-    def _check_layout(self, layout: str) -> None:
-        if layout not in self.layouts:
-            raise ConfigError(
-                f"data.observation: {self.name} has no layout {layout!r}{did_you_mean(layout, self.layouts)}"
-            )
-
 
 def data_root() -> Path:
     """The folder of demonstrations: BET_DATA_DIR, else `data` in the working directory."""
     return Path(os.environ.get(DATA_DIR, "data"))
 
 
+@overload
+def get(name: Literal["pusht", "pointmass1", "pointmass2"]) -> SimulatedTask: ...
+@overload
+def get(name: str) -> Task: ...
 def get(name: str) -> Task:
     """The task of a name or gymnasium id. Raises `ConfigError` with a did-you-mean, or with gymnasium's reason."""
     if name in TASKS:
@@ -183,6 +215,21 @@ def get(name: str) -> Task:
     if is_gymnasium_id(name):
         return _gymnasium(name)
     raise unknown_task(name)
+
+
+def simulated(name: str) -> SimulatedTask:
+    """As `get`, of a task to roll policies out in; besides raises `ConfigError` for one that has no simulator."""
+    task = get(name)
+    if not isinstance(task, SimulatedTask):
+        raise ConfigError(
+            f"{no_simulator(task)}: its demonstrations can be looked at and trained on, but nothing can be rolled out"
+        )
+    return task
+
+
+def no_simulator(task: Task) -> str:
+    """What is told of a task that is not simulated."""
+    return f"{task.name} has no simulator yet"
 
 
 def _check_inside(array: NDArray[np.float32], box: spaces.Box, what: str) -> None:
@@ -198,12 +245,13 @@ def _check_inside(array: NDArray[np.float32], box: spaces.Box, what: str) -> Non
         )
 
 
-def _load_pusht(data: DataConfig) -> Episodes:
-    path = Path(data.path) if data.path else data_root() / PUSHT_PLACE
+def _load_from(origin: Origin, data: DataConfig) -> Episodes:
+    path = Path(data.path) if data.path else origin.path
+    assert path is not None
     if not path.exists():
         raise DataError(
-            f"{path}: no such demonstrations; fetch them (bet-ray data download pusht), or set data.path=... "
-            f"or {DATA_DIR} to the folder that holds pusht/"
+            f"{path}: no such demonstrations; fetch them (bet-ray data {origin.command}), or set data.path=... "
+            f"or {DATA_DIR} to the folder that holds {origin.places[0].partition('/')[0]}/"
         )
     return formats.load(path, data.observation)
 
@@ -222,8 +270,50 @@ def _pointmass_env(version: PointMassVersion, num_envs: int, observation: str, m
     return PointMassVectorEnv(num_envs, version, max_steps)
 
 
-def _pointmass(version: PointMassVersion) -> Task:
+def _pusht() -> SimulatedTask:
+    origin = Origin(
+        source="people (Diffusion Policy, Chi et al. 2023)",
+        licence="MIT",
+        places=("pusht/pusht_cchi_v7_replay.zarr",),
+        command="download pusht",
+    )
+    return SimulatedTask(
+        name="pusht",
+        summary="push a T-shaped block onto its goal with a round pusher",
+        layouts=tuple(PushTLayout),
+        protocol=Protocol(
+            name="pusht-v1",
+            task="pusht",
+            env_version=f"1, Chipmunk {pymunk.chipmunk_version}",
+            max_steps=300,
+            success="coverage of the goal > 0.95 at any step",
+            primary="score",
+        ),
+        outcome_type=PushTOutcome,
+        outcome=pusht_outcome,
+        episode_primary=pusht_primary,
+        origin=origin,
+        _make_env=_pusht_env,
+        _load=partial(_load_from, origin),
+        _view=pusht_view,
+    )
+
+
+def _released(name: str, summary: str, source: str, view: Callable[[str], View]) -> Task:
+    """A task of the BeT paper that has demonstrations only: in `NAME/`, or where the whole release was unpacked."""
+    origin = Origin(
+        source=source,
+        licence="see osf.io/983qz",
+        places=(name, f"bet_data_release/{name}"),
+        command="download bet-release",
+    )
     return Task(
+        name=name, summary=summary, layouts=("state",), origin=origin, _load=partial(_load_from, origin), _view=view
+    )
+
+
+def _pointmass(version: PointMassVersion) -> SimulatedTask:
+    return SimulatedTask(
         name=version.value,
         summary=f"walk a grid to a target by one of {len(version.maze.routes)} routes",
         layouts=("state",),
@@ -241,15 +331,15 @@ def _pointmass(version: PointMassVersion) -> Task:
         modes=MappingProxyType(dict(zip(route_labels(version), route_shares(version).tolist(), strict=True))),
         _make_env=partial(_pointmass_env, version),
         _load=partial(_load_pointmass, version),
-        origin=Origin("a scripted demonstrator", licence=None, place=None),
+        origin=Origin("a scripted demonstrator", None, places=(), command=f"generate {version.value}"),
         _view=partial(pointmass_view, version),
     )
 
 
-def _load_gymnasium(env_id: str, data: DataConfig) -> Episodes:
+def _load_given(task: str, data: DataConfig) -> Episodes:
     if not data.path:
         raise DataError(
-            f"data.path: {env_id} comes without demonstrations; write yours with bet.data.store.save_episodes "
+            f"data.path: {task} comes without demonstrations; write yours with bet.data.store.save_episodes "
             "and give data.path=FILE.parquet"
         )
     return formats.load(Path(data.path), data.observation)
@@ -259,10 +349,15 @@ def _gymnasium_env(env_id: str, num_envs: int, observation: str, max_steps: int)
     return GymVectorEnv(num_envs, env_id, max_steps)
 
 
+def _gymnasium_view(env_id: str, layout: str) -> View:
+    observation, action = _gymnasium(env_id).boxes(layout)
+    return plain_view(spaces.flatdim(observation), spaces.flatdim(action))
+
+
 @cache
-def _gymnasium(env_id: str) -> Task:
+def _gymnasium(env_id: str) -> SimulatedTask:
     about = registered(env_id)
-    return Task(
+    return SimulatedTask(
         name=env_id,
         summary=f"gymnasium's {about.spec.id}; a success when {about.success}",
         layouts=("state",),
@@ -277,9 +372,9 @@ def _gymnasium(env_id: str) -> Task:
         outcome_type=Outcome,
         outcome=lambda _: Outcome(),
         episode_primary=success_primary,
-        modes=MappingProxyType({}),
         _make_env=partial(_gymnasium_env, env_id),
-        _load=partial(_load_gymnasium, env_id),
+        _load=partial(_load_given, env_id),
+        _view=partial(_gymnasium_view, env_id),
         strict_boxes=True,
     )
 
@@ -288,26 +383,25 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         task.name: task
         for task in (
+            _pusht(),
+            _released(
+                "blockpush",
+                "push two blocks into two targets, in any order and pairing",
+                "a scripted demonstrator (BeT, Shafiullah et al. 2022)",
+                blockpush_view,
+            ),
+            _released(
+                "kitchen",
+                "move some of seven things of a kitchen with an arm, in any order",
+                "people (Relay Policy Learning, Gupta et al. 2019)",
+                kitchen_view,
+            ),
             Task(
-                name="pusht",
-                summary="push a T-shaped block onto its goal with a round pusher",
-                layouts=tuple(PushTLayout),
-                protocol=Protocol(
-                    name="pusht-v1",
-                    task="pusht",
-                    env_version=f"1, Chipmunk {pymunk.chipmunk_version}",
-                    max_steps=300,
-                    success="coverage of the goal > 0.95 at any step",
-                    primary="score",
-                ),
-                outcome_type=PushTOutcome,
-                outcome=pusht_outcome,
-                episode_primary=pusht_primary,
-                modes=MappingProxyType({}),
-                _make_env=_pusht_env,
-                _load=_load_pusht,
-                origin=Origin("people (Diffusion Policy, Chi et al. 2023)", "MIT", PUSHT_PLACE),
-                _view=pusht_view,
+                name="carla",
+                summary="drive a car by features of the camera's picture",
+                layouts=("state",),
+                _load=partial(_load_given, "carla"),
+                _view=lambda _: plain_view(CARLA_FEATURES, CARLA_ACTIONS),
             ),
             _pointmass(PointMassVersion.ONE),
             _pointmass(PointMassVersion.TWO),

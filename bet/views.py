@@ -13,6 +13,12 @@ from bet.envs.pointmass import TARGET_RADIUS, PointMassVersion
 from bet.envs.pusht_scene import GOAL, OUTLINE
 from bet.layouts import PUSHT_SIZE, PushTLayout, pusht_states
 
+SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)  # corners
+POSE = ("x", "y", "yaw")
+BLOCK_SIDE = 0.04  # metres
+BLOCKPUSH_SQUARE = (-0.5, 0.7)  # metres; holds the workspace, x 0.15..0.7 and y -0.5..0.5
+BURNERS = ("bottom right", "bottom left", "top right", "top left")
+
 
 class Meaning(Enum):
     """What an action is, where a task takes place in a plane."""
@@ -109,8 +115,7 @@ def pusht_view(name: str) -> View:
 def pointmass_view(version: PointMassVersion, name: str) -> View:
     """Point mass through its only layout."""
     maze = version.maze
-    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
-    target = placed(TARGET_RADIUS * corners, *maze.target, angle=0.0)
+    target = placed(TARGET_RADIUS * SQUARE, *maze.target, angle=0.0)
     return View(
         columns=("x", "y"),
         action_columns=("step x", "step y"),
@@ -118,4 +123,44 @@ def pointmass_view(version: PointMassVersion, name: str) -> View:
         plane=Plane(maze.low, maze.high, "cells", y_down=False, landmarks=MappingProxyType({"target": target})),
         bodies=(Body("point", (0, 1)),),
         meaning=Meaning.STEP,
+    )
+
+
+def blockpush_view(name: str) -> View:
+    """Block push through its only layout: metres and radians. The simulator's state holds velocities, too.
+
+    The order of the columns is the original environment's (notmahi/bet, `envs/block_pushing`); the effector target is
+    the place that the actions have added up to. Blocks are cubes of 4 cm.
+    """
+
+    cube = BLOCK_SIDE / 2 * SQUARE
+    poses = {"block": 0, "block 2": 3, "target": 10, "target 2": 13}
+    columns = {first + axis: f"{body} {what}" for body, first in poses.items() for axis, what in enumerate(POSE)}
+    columns |= {6: "effector x", 7: "effector y", 8: "effector target x", 9: "effector target y"}
+    return View(
+        columns=tuple(columns[column] for column in sorted(columns)),
+        action_columns=("effector target step x", "effector target step y"),
+        plane=Plane(*BLOCKPUSH_SQUARE, "m", y_down=False, landmarks=MappingProxyType({})),
+        bodies=(
+            Body("effector", (6, 7)),
+            Body("block", (0, 1), angle=2, outline=cube),
+            Body("block 2", (3, 4), angle=5, outline=cube),
+        ),
+    )
+
+
+def kitchen_view(name: str) -> View:
+    """The kitchen through its only layout: positions of the arm's joints and of what can be moved, then 30 zeros.
+
+    The columns of objects have the order of Gymnasium-Robotics' Franka kitchen (`envs/franka_kitchen/kitchen_env.py`),
+    the same simulation; in the demonstrations its velocities and noise are absent, and the goal is zeros.
+    """
+    burners = [f"{place} burner{what}" for place in BURNERS for what in (" knob", "")]
+    joints = [*(f"joint {number}" for number in range(1, 8)), "finger 1", "finger 2"]
+    doors = ["light switch", "light", "slide cabinet", "left hinge cabinet", "right hinge cabinet", "microwave"]
+    kettle = [f"kettle {axis}" for axis in ("x", "y", "z", "qw", "qx", "qy", "qz")]
+    goal = [f"goal {number}" for number in range(30)]
+    return View(
+        columns=(*joints, *burners, *doors, *kettle, *goal),
+        action_columns=tuple(f"{joint} velocity" for joint in joints),
     )

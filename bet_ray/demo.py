@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bet import tasks
+from bet.metrics import route_name
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.tuning import SweepResult
 
@@ -30,10 +31,10 @@ def demo_sweep(data: Path) -> Sweep:
 
 def facts(sweep: Sweep, result: SweepResult) -> list[str]:
     """The three most interesting things the demo found, in its own numbers."""
-    task = tasks.get(sweep.task)
+    task = tasks.simulated(sweep.task)
     found, name = result.report, task.protocol.primary
     shares = ", ".join(
-        f"{mode} {share:.2f} (demonstrated {task.modes[mode]:.2f})"
+        f"{route_name(mode)} {share:.2f} (demonstrated {task.modes[mode]:.2f})"
         for mode, share in found.mode_shares.items()
         if task.modes[mode] > 0
     )

@@ -13,10 +13,11 @@ from bet import tasks
 from bet.config import ConfigError, Split, changed
 from bet.errors import UsageError
 from bet.measure import Measurement, measure
-from bet.policy import Policy
+from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet_ray.ledger import Ledger
+from bet_ray.manifest import RunError, read_manifest
 from bet_ray.pool import Finished, Job, Pool
 from bet_ray.results import unique_rows
 from bet_ray.session import session
@@ -35,6 +36,18 @@ class MixedNumericsError(UsageError):
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
+def load_policy(path: Path) -> Policy:
+    """As `Policy.load`; besides raises `RunError` for a sweep that has no winner yet."""
+    policies = path / "policies"
+    if policies.is_dir() and not (policies / BEST).exists() and read_manifest(path).get("kind") == "sweep":
+        kept = next(iter(sorted(policies.glob(f"*/*/*/{POLICY_JSON}"))), policies / "TRIAL/SEED/EPOCH" / POLICY_JSON)
+        raise RunError(
+            f"{path}: the sweep is not finished, it has no winner yet; finish it with `bet-ray sweep FILE --out {path} "
+            f"--resume`, or take one of its policies: {kept.parent}"
+        )
+    return Policy.load(path)
+
+
 def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recipe:
     """How a policy is evaluated: the settings it was trained with, and dotted ones over them.
 
@@ -46,7 +59,7 @@ def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recip
                 f"{key}: the policy is trained; an evaluation takes settings of eval. and track. (and data.path)"
             )
     config = changed(policy.config, settings)
-    return tasks.get(config.task).recipe(config.eval, config.data)
+    return tasks.simulated(config.task).recipe(config.eval, config.data)
 
 
 def evaluate(
@@ -66,11 +79,11 @@ def evaluate(
 
     `path` is a run or policy directory. With `out`, a run directory, finished episodes are recorded as they come and
     those already there are not run again. `settings` are dotted `eval.*` and `track.*` settings over those the policy
-    was trained with; trackers write below `out`, else below the policy's run. Raises `PolicyError`, `ConfigError`,
-    `PoolError`, `MixedNumericsError`.
+    was trained with; trackers write below `out`, else below the policy's run. Raises `PolicyError`, `RunError`,
+    `ConfigError`, `PoolError`, `MixedNumericsError`.
     """
-    policy = Policy.load(path)
-    task = tasks.get(policy.config.task)
+    policy = load_policy(Path(path))
+    task = tasks.simulated(policy.config.task)
     recipe = recipe_of(policy, settings)
     job = Job.of(policy, recipe, Split(split), keep_trajectories=trajectories)
     ledger = None if out is None else Ledger(Path(out), task)
@@ -107,7 +120,7 @@ def evaluate(
     return table
 
 
-def measurement(task: Task, table: pa.Table) -> Measurement:
+def measurement(task: SimulatedTask, table: pa.Table) -> Measurement:
     """Measure rows of `episodes_schema`."""
     routes = table.column("route").to_pylist() if task.modes else None
     return measure(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet_ray.manifest import RunError
 from bet_ray.results import (
     EXECUTION,
@@ -33,7 +33,7 @@ PARTS = "_parts"
 class Ledger:
     """The episode table of one run directory."""
 
-    def __init__(self, run: Path, task: Task) -> None:
+    def __init__(self, run: Path, task: SimulatedTask) -> None:
         self.run, self.task = run, task
         self._schema = episodes_schema(task)
 
@@ -96,7 +96,7 @@ def _read(file: Path, schema: pa.Schema) -> pa.Table | None:
     """
     try:
         table = pq.read_table(file)
-    except FileNotFoundError:
+    except FileNotFoundError:  # of pyarrow, without the errno that tells the machine from a torn file
         raise
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -351,7 +351,7 @@ class Pool:
 def _tables(
     job: Job, results: list[EpisodeResult], centers: NDArray[np.float32] | None = None
 ) -> tuple[bytes, bytes | None]:
-    task = tasks.get(job.source.task)
+    task = tasks.simulated(job.source.task)
     episodes = _to_ipc(episodes_table(task, job.source, results))
     if centers is None or not job.keep_trajectories:
         return episodes, None

@@ -61,7 +61,7 @@ class Match(StrEnum):
 
 def compare(replay: Replay, source: EpisodeSource, run: Path) -> Match:
     """Look the episode up in a run's ledger and compare every column."""
-    task = tasks.get(source.task)
+    task = tasks.simulated(source.task)
     table = Ledger(run, task).read().filter(pc.field("index") == replay.result.index)
     for name, value in source.key.items():
         if name != "numerics":

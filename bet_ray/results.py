@@ -15,7 +15,7 @@ from bet.files import replacing
 from bet.policy import Policy
 from bet.protocol import Protocol
 from bet.rollout import EpisodeResult
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 
 KEY = ("policy_digest", "protocol_digest", "numerics", "split", "index")
 """What identifies an episode; rows of equal keys are equal. Equal policies have equal digests, and so share rows."""
@@ -26,7 +26,7 @@ STEP_KEY = (*KEY, "step")
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
 
-def episodes_schema(task: Task) -> pa.Schema:
+def episodes_schema(task: SimulatedTask) -> pa.Schema:
     """One row per episode; the task's own columns come last."""
     return pa.schema(
         [
@@ -62,7 +62,7 @@ EXECUTION = pa.schema(
 """Where and how an episode ran: what may differ between two runs of the same table."""
 
 
-def trajectories_schema(task: Task) -> pa.Schema:
+def trajectories_schema(task: SimulatedTask) -> pa.Schema:
     """One row per step; the observation is the one before the action, and the last row of an episode has no action."""
     signals = [(f"signal_{name}", pa.float64()) for name in task.signals]
     return pa.schema(
@@ -154,7 +154,7 @@ class EpisodeSource:
         return {name: getattr(self, name) for name in KEY if name != "index"}
 
 
-def episodes_table(task: Task, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:
+def episodes_table(task: SimulatedTask, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:
     """Rows of `episodes_schema`."""
     common = asdict(source)
     rows = [
@@ -181,7 +181,7 @@ def execution_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def trajectories_table(
-    task: Task, source: EpisodeSource, results: Sequence[EpisodeResult], centers: NDArray[np.float32]
+    task: SimulatedTask, source: EpisodeSource, results: Sequence[EpisodeResult], centers: NDArray[np.float32]
 ) -> pa.Table:
     """Rows of `trajectories_schema`; `centers` (bins, act_dim) are the policy's bins in action units."""
     common = source.key

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bet import tasks
 from bet.rollout import End, EpisodeResult
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError
@@ -23,7 +23,9 @@ EpisodeKey = tuple[str | int, ...]
 """Values of `KEY`."""
 
 
-def saved_trajectories(run: Path, task: Task, wanted: pc.Expression | None = None) -> dict[EpisodeKey, Trajectory]:
+def saved_trajectories(
+    run: Path, task: SimulatedTask, wanted: pc.Expression | None = None
+) -> dict[EpisodeKey, Trajectory]:
     """The episodes of a run whose steps were kept, in key order; `wanted` is over the columns of their table.
 
     Raises `RunError` for a file that does not open, or is of another task.
@@ -48,7 +50,7 @@ def saved_trajectories(run: Path, task: Task, wanted: pc.Expression | None = Non
     }
 
 
-def _trajectory(task: Task, rows: pa.Table) -> Trajectory:
+def _trajectory(task: SimulatedTask, rows: pa.Table) -> Trajectory:
     """Of the rows of one episode; the last one has an observation only."""
     steps = rows.slice(0, rows.num_rows - 1)
 
@@ -86,7 +88,7 @@ class Rescored:
         return {name: count for name, count in counts.items() if count}
 
 
-def rescore(run: Path) -> tuple[Task, list[Rescored]]:
+def rescore(run: Path) -> tuple[SimulatedTask, list[Rescored]]:
     """Compute every episode of a run anew from its steps, where they were kept.
 
     What steps do not say is taken from the recorded row: whose episode it is, its seed, and whether the task ended it.
@@ -117,9 +119,9 @@ def rescore(run: Path) -> tuple[Task, list[Rescored]]:
     ]
 
 
-def _task_of(run: Path) -> Task:
+def _task_of(run: Path) -> SimulatedTask:
     for file in sorted((run / "episodes").rglob("*.parquet")):
         names = pq.read_table(file, columns=["task"]).column("task")
         if len(names):
-            return tasks.get(names[0].as_py())
+            return tasks.simulated(names[0].as_py())
     raise RunError(f"{run}: no episodes; run bet-ray eval {run} --trajectories first")

@@ -31,7 +31,7 @@ class RolloutService:
     """
 
     def __init__(self, run: Path, task: str, actors: int, slots: int, cpus_per_actor: float) -> None:
-        self._ledger = Ledger(run, tasks.get(task))
+        self._ledger = Ledger(run, tasks.simulated(task))
         self._recorder = Recorder(self._ledger)
         self._pool = Pool(actors, slots, cpus_per_actor)
         self._inbox: queue.Queue[_Request] = queue.Queue()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,7 +146,7 @@ class Sweep(Frozen):
     """What is searched: a list is categorical, `{low, high, log | step}` a range."""
     search: SearchConfig = SearchConfig()
     trials: PositiveInt | None = None
-    """Settings to try; a grid tries all of them."""
+    """Settings to try. A grid tries all of its own, and no fewer."""
     seeds_per_trial: PositiveInt = 1
     """Training seeds of each setting."""
     scheduler: Scheduler = Scheduler.NONE
@@ -198,6 +198,11 @@ class Sweep(Frozen):
                 raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
             if key.partition(".")[0] in ("eval", "pool", "track") or key in ("task", "train.seed", "train.device"):
                 raise ValueError(f"space.{key}: does not make another setting (for training seeds: seeds_per_trial)")
+        if self.search.method is Search.GRID and self.trials is not None and self.trials < self.trial_count:
+            raise ValueError(
+                f"trials: {self.trials} is fewer than the grid's {self.trial_count} settings; drop it, or use "
+                "search: random"
+            )
         incomparable = {"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize"} & self.space.keys()
         if self.objective is Objective.VAL_LOSS and incomparable:
             raise ValueError(f"objective: losses of different {sorted(incomparable)[0]} do not compare; use primary")
@@ -229,8 +234,7 @@ class Sweep(Frozen):
         """Grid: every setting, in order. Random: up to `trials` different ones, the same for the same seed."""
         if self.search.method is Search.GRID:
             choices = [values if isinstance(values, list) else values.values for values in self.space.values()]
-            every = (dict(zip(self.space, combination, strict=True)) for combination in product(*choices))
-            yield from islice(every, self.trials)
+            yield from (dict(zip(self.space, combination, strict=True)) for combination in product(*choices))
             return
         assert self.trials is not None
         generator = np.random.default_rng(self.search.seed)

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +32,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import Epoch, TrainingDivergedError
+from bet.wording import counted
 from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.pool import Job
@@ -62,6 +63,10 @@ class Rung(Frozen):
     val_loss: float
     by_seed: dict[int, tuple[float, float]]
     """Training seed -> its policy's primary and success rate."""
+
+    def interval(self, objective: Objective) -> tuple[float, float, float] | None:
+        """Estimate, low, high of the objective; None for a loss, which has no interval."""
+        return {Objective.PRIMARY: self.primary, Objective.SUCCESS: self.success, Objective.VAL_LOSS: None}[objective]
 
 
 class Status(StrEnum):
@@ -136,7 +141,7 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
 
     Raises `ConfigError`, `DataError` or `RunError` before anything runs; `FailedRunError` when no trial succeeds.
     """
-    episodes = tasks.get(sweep.task).load(sweep.config({}).data)
+    episodes = tasks.simulated(sweep.task).load(sweep.config({}).data)
     _prepare(sweep, run, resume, episodes.digest)
     with tracking(sweep.track, run, Kind.SWEEP, sweep.model_dump(mode="json")) as tracker, session() as cpus:
         sweep = sweep.model_copy(update={"track": tracker.track})  # what cannot be had here is not tried in each trial
@@ -178,6 +183,32 @@ def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
         return best is None, sign * best.objective if best else 0.0, record.trial
 
     return sorted(records, key=rank)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """How sure the choice of the winner is."""
+
+    overlapping: int
+    """Other settings whose interval on `tune` overlaps the winner's."""
+    others: int
+    """Other settings with a result."""
+
+    def __str__(self) -> str:
+        some = f"{self.overlapping:,}" if self.overlapping else "none"
+        have = "have intervals that overlap" if self.overlapping > 1 else "has an interval that overlaps"
+        return f"{some} of {counted(self.others, 'other setting')} {have} the winner's"
+
+
+def rivals(trials: Sequence[TrialRecord], objective: Objective) -> Rivals | None:
+    """The winner, first of the trials, beside the others; None where there is none, or no interval."""
+    rungs = [rung for trial in trials if (rung := trial.best(objective))]
+    intervals = [interval for rung in rungs if (interval := rung.interval(objective))]
+    if not intervals:
+        return None
+    winner, *others = intervals
+    overlapping = sum(low <= winner[2] and winner[1] <= high for _, low, high in others)
+    return Rivals(overlapping, len(others))
 
 
 def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
@@ -242,7 +273,7 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
         (run / "trials.parquet").unlink(missing_ok=True)  # by it readers know that the search is over
     config = sweep.config({})
-    protocol = tasks.get(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
+    protocol = tasks.simulated(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
     write_manifest(run, "sweep", sweep.task, {"sweep": asked, "protocol": protocol, "dataset_digest": dataset_digest})
 
 
@@ -427,14 +458,14 @@ def _train_to(seed_run: SeedRun, epoch: int, progress: Progress) -> Job:
 
 
 def _job(policy: Policy, split: Split) -> Job:
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
     keep = bool(task.modes) and split is Split.REPORT
     return Job.of(policy, recipe_of(policy), split, keep_trajectories=keep)
 
 
 def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: list[pa.Table]) -> Rung:
-    task = tasks.get(sweep.task)
+    task = tasks.simulated(sweep.task)
     overall = measurement(task, pa.concat_tables(tables))
     by_seed = {}
     for table in tables:
@@ -463,7 +494,7 @@ def _measure_winner(sweep: Sweep, run: Path, winner: TrialRecord, rung: Rung, se
     set_best(run, names[max(rung.by_seed, key=lambda seed: rung.by_seed[seed])])
     jobs = [_job(Policy.load(run / "policies" / name), Split.REPORT) for name in names.values()]
     tables = ray.get([service.evaluate.remote(job, sweep.eval.winner_episodes) for job in jobs])
-    return measurement(tasks.get(sweep.task), pa.concat_tables(tables))
+    return measurement(tasks.simulated(sweep.task), pa.concat_tables(tables))
 
 
 class _News(tune.Callback):

@@ -11,7 +11,7 @@ from bet.config import Config
 from bet.data.episodes import Episodes
 from bet.data.windows import windows_of
 from bet.metrics import NO_ROUTE
-from bet.tasks import Task
+from bet.tasks import SimulatedTask, Task
 from bet.trajectory import Trajectory
 from bet.views import Meaning, View
 
@@ -87,7 +87,7 @@ def duplicates(episodes: Episodes) -> tuple[tuple[int, ...], ...]:
 
 def routes_taken(episodes: Episodes, task: Task, layout: str) -> list[str]:
     """The mode that each demonstration follows, as if it were a rollout that succeeded. [] for a task without modes."""
-    if not task.modes:
+    if not isinstance(task, SimulatedTask) or not task.modes:
         return []
     starts, ends = episodes.episode_starts, episodes.episode_ends
     routes = []

@@ -14,6 +14,9 @@ from bet.data.episodes import Episodes, FaultyEpisodesError
 from bet.data.summary import columns, duplicates, routes_taken
 from bet.metrics import NO_ROUTE
 from bet.tasks import Task
+from bet.wording import counted
+
+NAMED = 2  # columns of one constant value; the others are counted
 
 
 class Severity(StrEnum):
@@ -53,16 +56,15 @@ def problems(episodes: Episodes, task: Task, layout: str) -> list[Problem]:
     Raises `DataError` when their dimensions are not the task's.
     """
     task.check(episodes, layout)
-    view, env = task.view(layout), task.make_env(1, layout)
+    view, (observation, action) = task.view(layout), task.boxes(layout)
     sides = (
-        ("observations", episodes.observations, view.columns, env.single_observation_space),
-        ("actions", episodes.actions, view.action_columns, env.single_action_space),
+        ("observations", episodes.observations, view.columns, observation),
+        ("actions", episodes.actions, view.action_columns, action),
     )
     errors = list(_too_few(episodes, task))
     odd = [*_short(episodes), *_repeated(episodes), *_astray(episodes, task, layout)]
     for what, values, names, space in sides:
         odd += _constant(what, values, names)
-        assert isinstance(space, Box)
         odd += _outside(what, values, names, space, episodes)
     return [Problem(Severity.ERROR, text) for text in errors] + [Problem(Severity.WARNING, text) for text in odd]
 
@@ -75,7 +77,8 @@ def _too_few(episodes: Episodes, task: Task) -> Iterator[str]:
     train, _ = episodes.split(config.data.train_fraction, config.data.split_seed)
     distinct, bins = len(np.unique(train.actions, axis=0)), config.codebook.bins
     if distinct < bins:
-        yield f"{distinct} distinct actions in the training episodes, but the preset has {bins} bins (set bins=)"
+        there = f"{counted(distinct, 'distinct action')} in the training episodes"
+        yield f"{there}, but the preset has {counted(bins, 'bin')} (set bins=)"
 
 
 def _short(episodes: Episodes) -> Iterator[str]:
@@ -91,13 +94,19 @@ def _repeated(episodes: Episodes) -> Iterator[str]:
 def _astray(episodes: Episodes, task: Task, layout: str) -> Iterator[str]:
     astray = [number for number, route in enumerate(routes_taken(episodes, task, layout)) if route == NO_ROUTE]
     if astray:
-        yield f"{len(astray):,} of {len(episodes):,} episodes follow none of the routes (first: episode {astray[0]})"
+        some = f"{len(astray):,} of {counted(len(episodes), 'episode')}"
+        yield f"{some} follow none of the routes (first: episode {astray[0]})"
 
 
 def _constant(what: str, values: NDArray[np.float32], names: Sequence[str]) -> Iterator[str]:
+    constant: dict[float, list[str]] = {}
     for column in columns(values, names):
         if column.constant:
-            yield f"{what}: {column.name!r} is {column.low:g} in every step"
+            constant.setdefault(column.low, []).append(column.name)
+    for value, alike in constant.items():
+        more = f" and {counted(len(alike) - NAMED, 'other column')}" if len(alike) > NAMED else ""
+        told = ", ".join(map(repr, alike[:NAMED])) + more
+        yield f"{what}: {told} {'is' if len(alike) == 1 else 'are'} {value:g} in every step"
 
 
 def _outside(
@@ -110,6 +119,6 @@ def _outside(
             episode = int(episodes.episode_ends.searchsorted(rows[0], "right"))
             step = rows[0] - episodes.episode_starts[episode]
             yield (
-                f"{what}: {name!r} leaves {low:g}..{high:g} in {len(rows):,} of {len(values):,} steps, "
+                f"{what}: {name!r} leaves {low:g}..{high:g} in {len(rows):,} of {counted(len(values), 'step')}, "
                 f"first in episode {episode}, step {step} ({column[rows[0]]:g})"
             )

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from bet.errors import FailedRunError, UsageError
 from bet_ray.cli import data, demo, evaluate, metrics, report, settings, sweep, train
-from bet_ray.cli.console import errors
+from bet_ray.cli.console import Interrupted, errors
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
@@ -54,7 +54,10 @@ def main() -> None:
             raise
         errors.print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except Interrupted as stop:
+        errors.print(escape(str(stop)))
+        sys.exit(INTERRUPTED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            errors.print("What had finished is kept: the same command goes on from there (sweep and train: --resume).")
+            errors.print("interrupted")
         raise

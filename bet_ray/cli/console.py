@@ -1,6 +1,7 @@
 """What all commands print with."""
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,20 @@ PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the message says what is kept and how to go on."""
+
+
+@contextmanager
+def resumable(kept: str, *missing: str) -> Iterator[None]:
+    """Makes Ctrl-C `Interrupted`, with the command that continues: the one typed and what it lacks for that."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["bet-ray", *sys.argv[1:], *missing])
+        raise Interrupted(f"interrupted: {kept}; continue with: {command}") from None
 
 
 class _Rate(ProgressColumn):
@@ -74,3 +89,8 @@ def run_directory(out: Path | None, name: str, resume: bool) -> Path:
         raise UsageError("--resume needs --out, the run directory to continue")
     name = re.sub("[:/]", "-", name)  # of a gymnasium id
     return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def to_resume(run: Path, out: Path | None, resume: bool) -> tuple[str, ...]:
+    """What a command with --out and --resume lacks to continue its run."""
+    return (*(() if out else ("--out", str(run))), *(() if resume else ("--resume",)))

@@ -8,8 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from bet.wording import counted
 from bet_ray.cli import convert, download
 from bet_ray.cli.console import console, progress_bar
+from bet_ray.cli.demonstrations import Demonstrations, format_of, load
 
 if TYPE_CHECKING:
     from bet.config import Config
@@ -21,9 +23,6 @@ app = typer.Typer(help="Make, fetch and look at demonstrations.", no_args_is_hel
 app.command(epilog=convert.EXAMPLES)(convert.convert)
 app.command(epilog=download.EXAMPLES)(download.download)
 
-Demonstrations = Annotated[
-    str, typer.Argument(help="A task's name, for the task's own demonstrations, or a file or folder.")
-]
 Observation = Annotated[
     str | None, typer.Option(help="Observation layout, as in data.observation. Default: the one they are stored in.")
 ]
@@ -50,14 +49,13 @@ def list_() -> None:
             counts = (f"{len(episodes):,}", f"{len(episodes.observations):,}") if episodes else ("absent", "")
         except DataError:
             counts = ("damaged", "")
-        get = f"download {task.name}" if path else f"generate {task.name}"
         table.add_row(
             task.name,
             escape(str(path)) if path else "made on the spot",
             *counts,
             task.origin.source,
             task.origin.licence or "none needed",
-            f"bet-ray data {get}",
+            f"bet-ray data {task.origin.command}",
         )
     console.print(table)
     console.print(f"{tasks.DATA_DIR} is where they are looked for, now {escape(str(tasks.data_root()))}.")
@@ -67,23 +65,32 @@ def list_() -> None:
 def info(demonstrations: Demonstrations, observation: Observation = None) -> None:
     """Say what demonstrations hold."""
     from bet.data.summary import summarize
+    from bet.metrics import route_name
 
-    episodes = _load(demonstrations, observation)
+    episodes = load(demonstrations, observation)
     task, config = _about(episodes, observation)
     layout = config.data.observation
     task.check(episodes, layout)
     found = summarize(episodes, task, config)
     shortest, mean, longest = found.lengths
     console.print(f"[bold]{task.name}[/]: {task.summary}")
-    console.print(f"{found.episodes:,} demonstrations, {found.steps:,} steps, digest {episodes.digest[:12]}")
-    console.print(f"from {escape(episodes.source)} ({_format(Path(episodes.source))}), observation layout {layout}")
-    console.print(f"lengths {shortest} to {longest}, mean {mean:.1f}; {found.windows:,} windows of {found.window}")
-    console.print(f"{found.distinct_actions:,} distinct actions; the preset has {config.codebook.bins} bins")
+    console.print(
+        f"{counted(found.episodes, 'demonstration')}, {counted(found.steps, 'step')}, digest {episodes.digest[:12]}"
+    )
+    console.print(f"from {escape(episodes.source)} ({format_of(episodes)}), observation layout {layout}")
+    console.print(
+        f"lengths {shortest} to {longest}, mean {mean:.1f}; {counted(found.windows, 'window')} of {found.window}"
+    )
+    console.print(
+        f"{counted(found.distinct_actions, 'distinct action')}; the preset has {counted(config.codebook.bins, 'bin')}"
+    )
     same = "; ".join(" = ".join(map(str, group)) for group in found.duplicates)
     console.print(f"equal episodes: {same or 'none'}")
-    for route, count in found.routes.items():
-        share, published = count / found.episodes, task.modes[route]
-        console.print(f"route {route}: {count:,} episodes, {share:.3f} (published {published:.3f})")
+    for route, taken in found.routes.items():
+        share, published = taken / found.episodes, task.modes[route]
+        console.print(
+            f"route: {route_name(route)}, {counted(taken, 'episode')}, {share:.3f} (published {published:.3f})"
+        )
     for title, columns in (("observations", found.observations), ("actions", found.actions)):
         console.print(_ranges(title, columns))
 
@@ -101,7 +108,7 @@ def validate(
     """
     from bet.data.validate import Severity, opened, problems
 
-    episodes, found = opened(lambda: _load(demonstrations, observation))
+    episodes, found = opened(lambda: load(demonstrations, observation))
     if episodes is not None:
         task, config = _about(episodes, observation)
         found += problems(episodes, task, config.data.observation)
@@ -109,8 +116,8 @@ def validate(
         colour = "red" if problem.severity is Severity.ERROR else "yellow"
         console.print(f"[{colour}]{problem.severity.value}:[/] {escape(problem.text)}")
     errors = sum(problem.severity is Severity.ERROR for problem in found)
-    what = f"{len(episodes):,} demonstrations, {len(episodes.observations):,} steps: " if episodes else ""
-    console.print(f"{what}{_count(errors, 'error')}, {_count(len(found) - errors, 'warning')}")
+    what = f"{_size(episodes)}: " if episodes else ""
+    console.print(f"{what}{counted(errors, 'error')}, {counted(len(found) - errors, 'warning')}")
     if errors or (strict and found):
         raise typer.Exit(1)
 
@@ -129,7 +136,7 @@ def show(
     from bet_ray import show as pages
 
     wanted = None if episodes is None else _numbers(episodes)
-    loaded = _load(demonstrations, observation)
+    loaded = load(demonstrations, observation)
     task, config = _about(loaded, observation, bins)
     with progress_bar(SLOW) as bar:
         line = bar.add_task("frames", total=None)
@@ -169,30 +176,8 @@ def generate(
             PointMassVersion(task), episodes, seed, noise, progress=lambda done: bar.update(line, completed=done)
         )
         save_episodes(made, path)
-    console.print(f"{len(made)} demonstrations, {len(made.observations):,} steps, digest {made.digest[:12]} in {path}")
+    console.print(f"{_size(made)}, digest {made.digest[:12]} in {path}")
     console.print(f"next: bet-ray train {task} data.path={path}")
-
-
-def _load(demonstrations: str, observation: str | None) -> "Episodes":
-    """A task's own demonstrations, or those in a file or folder."""
-    from bet import tasks
-    from bet.config import ConfigError, DataConfig, did_you_mean, is_gymnasium_id
-    from bet.data.formats import load
-
-    path = Path(demonstrations)
-    if demonstrations in tasks.TASKS or (is_gymnasium_id(demonstrations) and not path.exists() and not path.suffix):
-        task = tasks.get(demonstrations)
-        return task.load(DataConfig(observation=observation or task.layouts[0]))
-    if not path.exists():
-        hint = did_you_mean(demonstrations, tasks.TASKS)
-        raise ConfigError(f"{demonstrations}: neither a task nor a file or folder{hint}")
-    return load(path, observation)
-
-
-def _format(path: Path) -> str:
-    from bet.data.formats import detect
-
-    return detect(path).value if path.exists() else "made on the spot"
 
 
 def _about(episodes: "Episodes", observation: str | None, bins: int | None = None) -> "tuple[Task, Config]":
@@ -216,8 +201,8 @@ def _numbers(text: str) -> list[int]:
         raise ConfigError(f"--episodes: expected numbers with commas between them, got {text!r}") from None
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _size(episodes: "Episodes") -> str:
+    return f"{counted(len(episodes), 'demonstration')}, {counted(len(episodes.observations), 'step')}"
 
 
 def _ranges(title: str, columns: "tuple[Column, ...]") -> Table:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bet.wording import counted
 from bet_ray.cli.console import console, run_directory
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 
@@ -25,7 +26,7 @@ def demo(
     run = run_directory(out, "demo", resume=False)
     data = run.with_name(f"{run.name}-demonstrations.parquet")
     save_episodes(demonstrations(PointMassVersion.TWO, DEMONSTRATIONS, seed=0), data)
-    console.print(f"{DEMONSTRATIONS} demonstrations in {data}")
+    console.print(f"{counted(DEMONSTRATIONS, 'demonstration')} in {data}")
     sweep = demo_sweep(data)
     with live_leaderboard(sweep) as news:
         result = run_sweep(sweep, run, on_trials=news)

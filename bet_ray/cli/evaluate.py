@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, track_shorthand
+from bet.wording import counted
+from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, resumable, track_shorthand
 from bet_ray.cli.measured import print_measured
 
 if TYPE_CHECKING:
@@ -46,20 +47,19 @@ def evaluate(
     from bet import tasks
     from bet.config import changed, parse_overrides
     from bet.metrics import SUCCESS
-    from bet.policy import Policy
     from bet_ray import evaluation
 
-    policy = Policy.load(run)
+    policy = evaluation.load_policy(run)
     changes = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
     recipe = evaluation.recipe_of(policy, changes)
     wanted = changed(policy.config, changes).eval
     episodes = episodes or wanted.episodes
     chosen = _split(split or wanted.split)
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     target = out or evaluation.run_of(run)
     began = ended = time.monotonic()
     ran = 0
-    with progress_bar() as bar:
+    with resumable(f"finished episodes are kept in {target}/episodes"), progress_bar() as bar:
         line = bar.add_task(f"{task.name} episodes", total=episodes)
 
         def show(done: int, total: int, before: int) -> None:
@@ -82,8 +82,8 @@ def evaluate(
     found = evaluation.measurement(task, table)
     config = policy.config
     console.print(
-        f"{task.name} · {config.codebook.bins} bins, window {config.model.window}, gamma {config.loss.gamma:g} "
-        f"· policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
+        f"{task.name} · {counted(config.codebook.bins, 'bin')}, window {config.model.window}, "
+        f"gamma {config.loss.gamma:g} · policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
         f"{''.join(f' · {text}' for text in recipe.protocol.variations)}"
     )
     print_measured(task, found)
@@ -92,10 +92,10 @@ def evaluate(
         console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
     failed = table.column("end").to_pylist().count("error")
     if failed:
-        console.print(f"  [red]{failed} episodes ended in an error and count as failures[/]")
+        console.print(f"  [red]{counted(failed, 'episode')} ended in an error: no success[/]")
     rate = f" at {ran / (ended - began):,.1f}/s, start of Ray included" if ran else ""
     console.print(
-        f"{ran} episodes run{rate}, {episodes - ran} were recorded already · {target}/episodes", soft_wrap=True
+        f"{counted(ran, 'episode')} run{rate}, {episodes - ran:,} recorded already · {target}/episodes", soft_wrap=True
     )
     if plot:
         from bet_ray.show.rollouts import show_rollouts
@@ -115,28 +115,28 @@ def replay(
     """Run one episode again, bit for bit, and show what happened."""
     from bet import tasks
     from bet.config import parse_overrides
-    from bet.policy import Policy
+    from bet.metrics import route_name
     from bet_ray import replay as replays
-    from bet_ray.evaluation import recipe_of, run_of
+    from bet_ray.evaluation import load_policy, recipe_of, run_of
     from bet_ray.results import EpisodeSource
     from bet_ray.video import check_ending, write_video
 
     if video is not None:
         check_ending(video)
-    policy = Policy.load(run)
+    policy = load_policy(run)
     chosen, recipe = _split(split), recipe_of(policy, parse_overrides(settings or []))
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     replayed = replays.replay(policy, recipe, chosen, episode, pictures=video is not None)
     result = replayed.result
     end = result.end.value if result.success else f"no success, {result.end.value}"
     # Where modes are named, the primary metric is one of many episodes; a single one succeeds or does not.
     score = "" if task.modes else f", {task.protocol.primary} {result.primary:.3f}"
     console.print(
-        f"{task.name} · {split} episode {episode} · {end} after {result.length} steps{score}, "
+        f"{task.name} · {split} episode {episode} · {end} after {counted(result.length, 'step')}{score}, "
         f"return {result.total_reward:.2f}"
     )
     for name, value in vars(result.outcome).items() if result.outcome else ():
-        console.print(f"  {name}: {value}")
+        console.print(f"  {name}: {route_name(value) if name == 'route' else value}")
     if result.trajectory is not None:
         bins = result.trajectory.bins
         console.print(f"  bins drawn: {' '.join(map(str, bins[:24]))}{' …' if len(bins) > 24 else ''}")
@@ -144,7 +144,7 @@ def replay(
     console.print(f"  {replays.compare(replayed, source, run_of(run)).value}")
     if video is not None:
         write_video(replayed.frames, video, replayed.fps)
-        console.print(f"{len(replayed.frames)} frames in {video}")
+        console.print(f"{counted(len(replayed.frames), 'frame')} in {video}")
 
 
 def _split(name: str) -> "Split":

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bet.wording import counted
 from bet_ray.cli.console import console, errors
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     table.add_column("#", justify="right")
     for key in sweep.space:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
-    primary = tasks.get(sweep.task).protocol.primary
+    primary = tasks.simulated(sweep.task).protocol.primary
     metrics = list(dict.fromkeys((primary, SUCCESS)))  # one column where they are the same
     for name in (*metrics, "epoch", "val loss", "status"):
         table.add_column(name, justify="right", min_width=4)
@@ -73,7 +74,7 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
                 if trial.trial not in told:
                     told.add(trial.trial)
                     rung = trial.best(sweep.objective)
-                    score = f"{_interval(rung.primary)} after {rung.epoch} epochs" if rung else trial.error
+                    score = f"{_interval(rung.primary)} after {counted(rung.epoch, 'epoch')}" if rung else trial.error
                     setting = " ".join(f"{key}={_spelled(value)}" for key, value in trial.setting.items())
                     errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False)
 
@@ -92,15 +93,23 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     """The leaderboard, and what fresh episodes say of the winner."""
     from bet import tasks
     from bet.metrics import SUCCESS
+    from bet_ray.tuning import rivals
 
-    name = tasks.get(sweep.task).protocol.primary
+    name = tasks.simulated(sweep.task).protocol.primary
     console.print(leaderboard(sweep, result.trials))
     setting = " ".join(f"{key}={_spelled(value)}" for key, value in result.winner.setting.items())
     console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")
-    console.print(f"  chosen on tune     {name} {_interval(result.tune.primary)}, {result.tune.episodes} episodes")
+    console.print(
+        f"  chosen on tune     {name} {_interval(result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
+    )
     found = result.report
     success = "" if name == SUCCESS else f", success {found.success:.2f}"
-    console.print(f"  measured on report {name} {found.primary:.2f}{success}, {found.episodes} fresh episodes")
+    beside = rivals(result.trials, sweep.objective)
+    if beside is not None and beside.overlapping:
+        console.print(f"  {beside}")
+    console.print(
+        f"  measured on report {name} {found.primary:.2f}{success}, {counted(found.episodes, 'fresh episode')}"
+    )
 
 
 def _interval(numbers: tuple[float, float, float]) -> str:

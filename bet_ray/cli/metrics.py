@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bet.wording import counted
 from bet_ray.cli.console import console
 from bet_ray.cli.measured import print_measured
 
@@ -38,12 +39,12 @@ def _of_run(run: Path) -> None:
     task, groups = rescore(run)
     wrong = False
     for group in groups:
-        count = group.computed.num_rows
-        console.print(f"{task.name} · policy {group.policy_digest[:12]} · {count:,} {group.split} episodes")
+        episodes = counted(group.computed.num_rows, f"{group.split} episode")
+        console.print(f"{task.name} · policy {group.policy_digest[:12]} · {episodes}")
         print_measured(task, measurement(task, group.computed))
         for name, different in group.different.items():
             wrong = True
-            console.print(f"  [red]{name}: differs from the recorded one in {different:,} episodes[/]")
+            console.print(f"  [red]{name}: differs from the recorded one in {counted(different, 'episode')}[/]")
     if wrong:
         raise FailedRunError(f"{run}: its episode table is not what its saved steps say")
     console.print("every column is the recorded one, to the last bit")
@@ -58,7 +59,7 @@ def _of_recordings(path: Path, observation: str | None) -> None:
     from bet.reenact import reenact
 
     episodes = load(path, observation)
-    task = tasks.get(episodes.task)
+    task = tasks.simulated(episodes.task)
     layout = observation or task.layout_of(episodes)
     found = reenact(episodes, task, layout)
     outcomes = [task.outcome(trajectory) for trajectory in found]
@@ -69,5 +70,6 @@ def _of_recordings(path: Path, observation: str | None) -> None:
         [vars(outcome)["route"] for outcome in outcomes] if task.modes else None,
         np.zeros(len(found), np.int64),  # of one origin
     )
-    console.print(f"{task.name} · {len(episodes):,} recorded episodes, {len(episodes.observations):,} steps")
+    size = f"{counted(len(episodes), 'recorded episode')}, {counted(len(episodes.observations), 'step')}"
+    console.print(f"{task.name} · {size}")
     print_measured(task, measured)

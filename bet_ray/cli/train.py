@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+from bet.wording import counted
 from bet_ray.cli.console import (
     TENSORBOARD_HELP,
     WANDB_HELP,
     console,
     errors,
     progress_bar,
+    resumable,
     run_directory,
+    to_resume,
     track_shorthand,
 )
 
@@ -23,7 +26,7 @@ EXAMPLES = (
 
 def train(
     task: Annotated[
-        str, typer.Argument(help="Task: pusht, pointmass1, pointmass2, or a gymnasium id: [task.env=]my_pkg:MyEnv-v0.")
+        str, typer.Argument(help="A task of ours, such as pusht, or a gymnasium id: [task.env=]my_pkg:MyEnv-v0.")
     ],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, for example bins=64 loss.gamma=2.")
@@ -56,8 +59,16 @@ def train(
     run = run_directory(out, task, resume)
     episodes = found.load(resolved.data)
     training.begin(run, resolved, episodes, resume)
-    console.print(f"{len(episodes)} demonstrations, {len(episodes.observations):,} steps, into {run}")
-    with tracking(resolved.track, run, Kind.TRAIN, resolved.model_dump(mode="json")) as tracker, progress_bar() as bar:
+    console.print(
+        f"{counted(len(episodes), 'demonstration')}, {counted(len(episodes.observations), 'step')}, into {run}"
+    )
+    kept = f"{run} keeps the training up to its last checkpoint"
+    what = resolved.model_dump(mode="json")
+    with (
+        resumable(kept, *to_resume(run, out, resume)),
+        tracking(resolved.track, run, Kind.TRAIN, what) as tracker,
+        progress_bar() as bar,
+    ):
         line = bar.add_task("training", total=resolved.train.epochs)
 
         def show(done: float, epoch: Epoch | None) -> None:
@@ -83,4 +94,5 @@ def train(
         f"(focal {best.val_focal:.4g}, bin accuracy {best.val_accuracy:.0%})"
     )
     console.print(f"policy {Policy.load(run).digest[:12]} in {run}")
-    console.print(f"next: bet-ray eval {run} --episodes 200")
+    if isinstance(found, tasks.SimulatedTask):
+        console.print(f"next: bet-ray eval {run} --episodes 200")

@@ -9,9 +9,12 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from bet.metrics import route_name
+from bet.wording import counted
+
 
 def render_page(template: Path, *, title: str, filters: Mapping[str, Callable], **values: Any) -> str:
-    """A page from a template that extends `page.html.jinja`; `filters` go beside `figure`, which draws one."""
+    """A page from a template that extends `page.html.jinja`; `filters` go beside our own."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,
@@ -19,7 +22,7 @@ def render_page(template: Path, *, title: str, filters: Mapping[str, Callable], 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, **filters}
+    environment.filters |= {"figure": _figure, "counted": counted, "route_name": route_name, **filters}
     return environment.get_template(template.name).render(plotlyjs=Markup(get_plotlyjs()), title=title, **values)
 
 

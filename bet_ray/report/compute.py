@@ -17,7 +17,7 @@ from bet_ray.evaluation import measurement
 from bet_ray.report.records import Records
 from bet_ray.report.values import Estimate, key_name, setting_text, spelled
 from bet_ray.sweep import Range
-from bet_ray.tuning import Rung, Status, TrialRecord
+from bet_ray.tuning import Rivals, Rung, Status, TrialRecord, rivals
 
 MOST_CATEGORIES = 8  # values a key may have and still get a column for each
 MOST_COLOURS = 6
@@ -52,8 +52,8 @@ class Answer:
     """Fresh episodes there are."""
     promised: int
     """Fresh episodes there will be."""
-    contenders: int
-    """Other settings whose interval on `tune` reaches the winner's estimate."""
+    rivals: Rivals | None
+    """None without a winner, or where the objective has no interval."""
     done: int
     failed: int
     under_way: int
@@ -70,7 +70,6 @@ def answer(records: Records) -> Answer:
         stage = Stage.SEARCHING
     else:
         stage = Stage.MEASURED if winner.measured else Stage.MEASURING
-    rungs = [rung for trial in records.trials[1:] if (rung := trial.best(records.sweep.objective))]
     return Answer(
         stage=stage,
         setting=setting_text(winner.trial.setting) if winner else "",
@@ -81,7 +80,7 @@ def answer(records: Records) -> Answer:
         measured=measurement(records.task, winner.rows) if winner and stage is Stage.MEASURED else None,
         fresh=winner.rows.num_rows if winner else 0,
         promised=winner.promised if winner else 0,
-        contenders=sum(rung.primary[2] >= winner.rung.primary[0] for rung in rungs) if winner else 0,
+        rivals=rivals(records.trials, records.sweep.objective),
         done=done,
         failed=failed,
         under_way=0 if records.search_over else records.started - done - failed,

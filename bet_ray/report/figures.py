@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from bet.envs.pointmass import TARGET_RADIUS
 from bet.envs.pusht import SUCCESS_COVERAGE
-from bet.metrics import NO_ROUTE
+from bet.metrics import NO_ROUTE, route_name
 from bet_ray.page.style import (
     BLUE,
     FAINT,
@@ -318,10 +318,6 @@ def route_colour(label: str, routes: Routes) -> str:
     if label in (NO_ROUTE, FAILED):
         return MIDDLE if label == NO_ROUTE else INK
     return ROUTES[routes.labels.index(label) % len(ROUTES)]
-
-
-def route_name(label: str) -> str:
-    return {NO_ROUTE: "another way", FAILED: "failed"}.get(label, label.replace("_", " "))
 
 
 def shares_figure(routes: Routes) -> go.Figure:

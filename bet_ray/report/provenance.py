@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from bet.wording import counted
 from bet_ray.report.records import Records
 
 
@@ -31,7 +32,7 @@ def provenance(records: Records) -> Provenance:
         ("task", f"{task.name}: {task.summary}"),
         ("protocol", ", ".join((named, *records.protocol.variations))),
         ("primary metric", records.protocol.primary),
-        ("search", f"{sweep.search.method} over {sweep.trial_count} settings, seed {sweep.search.seed}"),
+        ("search", f"{sweep.search.method} over {counted(sweep.trial_count, 'setting')}, seed {sweep.search.seed}"),
         ("training seeds", f"{seeds} of each setting"),
         ("data set", f"sha256 {manifest.get('dataset_digest', 'unknown')}"),
         ("episodes on record", _episodes(records)),
@@ -57,7 +58,7 @@ def provenance(records: Records) -> Provenance:
 
 def _episodes(records: Records) -> str:
     counts = Counter(records.episodes.column("split").to_pylist())
-    return ", ".join(f"{count:,} on {split}" for split, count in sorted(counts.items())) or "none yet"
+    return ", ".join(f"{number:,} on {split}" for split, number in sorted(counts.items())) or "none yet"
 
 
 def _distinct(records: Records, column: str) -> str:
@@ -72,7 +73,10 @@ def _commands(records: Records) -> tuple[tuple[str, str], ...]:
     more = 2 * records.sweep.eval.winner_episodes
     return (
         again,
-        (f"Extend the winner to {more:,} fresh episodes, none of them twice", f"bet-ray eval {run} --episodes {more}"),
+        (
+            f"Extend the winner to {counted(more, 'fresh episode')}, none of them twice",
+            f"bet-ray eval {run} --episodes {more}",
+        ),
         ("Watch one of its episodes, bit for bit", f"bet-ray replay {run} --episode 0 --video episode.mp4"),
         ("Write this page anew", f"bet-ray report {run}"),
     )

@@ -13,7 +13,7 @@ from bet import tasks
 from bet.config import Split
 from bet.policy import Policy
 from bet.protocol import Protocol
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet.training import Epoch
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import MANIFEST, RunError, read_manifest
@@ -53,7 +53,7 @@ class Records:
     run: Path
     manifest: Mapping[str, Any]
     sweep: Sweep
-    task: Task
+    task: SimulatedTask
     protocol: Protocol
     """What judged the settings: the task's own, or a variation of it."""
     trials: Sequence[TrialRecord]
@@ -73,7 +73,7 @@ def read_records(run: Path) -> Records:
     if manifest.get("kind") != "sweep":
         raise RunError(f"{run}: a report is of a sweep, and this is a {manifest.get('kind')} run")
     sweep = parse_sweep(manifest["sweep"], str(run / MANIFEST))
-    task = tasks.get(sweep.task)
+    task = tasks.simulated(sweep.task)
     trials = read_trials(run, sweep.objective)
     protocol = Protocol.model_validate(manifest["protocol"]) if "protocol" in manifest else task.protocol
     episodes = Ledger(run, task).read()

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from bet.metrics import NO_ROUTE
+from bet.metrics import NO_ROUTE, route_name
 from bet.views import Meaning, Plane, placed
 from bet_ray.page.plane import SQUARE, closed, gapped, landmark, lines, square
 from bet_ray.page.style import GROUPS, INK, MIDDLE, ROUTES, SMALL, VEIL, VERMILION, plain, styled
@@ -64,7 +64,7 @@ def _others(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatt
         taken = same or any(findings.labels[number] == route for number in findings.chosen)
         if taken:
             colour = _route_colour(findings, route)
-            drawn.append(lines(_points(same), colour, _route_name(route), show_legend=first))
+            drawn.append(lines(_points(same), colour, route_name(route), show_legend=first))
     return drawn
 
 
@@ -72,16 +72,12 @@ def _points(tracks: Sequence[Track]) -> list[NDArray[np.float64]]:
     return [track.points for track in tracks]
 
 
-def _route_name(route: str) -> str:
-    return "no route" if route == NO_ROUTE else route.replace("_", " ")
-
-
 def _chosen(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatter]:
     traces = []
     for track in tracks.chosen:
         colour, name = episode_colours(findings)[track.episode], f"episode {track.episode}"
         label = findings.labels.get(track.episode)
-        told = f"{name}, {_route_name(label)}" if label else name
+        told = f"{name}, {route_name(label)}" if label else name
         x, y = np.round(track.points, 3).T
         traces.append(
             go.Scatter(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bet.config import Config
 from bet.data.episodes import DataError, Episodes
-from bet.tasks import Task
+from bet.tasks import SimulatedTask, Task, no_simulator
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
 from bet_ray.show import figures
@@ -84,6 +84,9 @@ def render(findings: Findings, mp4: str, no_video: str, named: str) -> str:
 
 
 def _frames(findings: Findings, progress: Callable[[int, int], None]) -> Iterator[NDArray[np.uint8]]:
+    task = findings.task
+    if not isinstance(task, SimulatedTask):
+        raise DataError(no_simulator(task))
     if not findings.view.complete:
         raise DataError(
             f"the layout {findings.config.data.observation!r} does not tell the simulator's whole state, "
@@ -92,7 +95,7 @@ def _frames(findings: Findings, progress: Callable[[int, int], None]) -> Iterato
     total = frame_count(findings.episodes, findings.chosen)
     pictures = frames(
         findings.episodes,
-        findings.task,
+        task,
         findings.config.data.observation,
         findings.chosen,
         figures.episode_colours(findings),

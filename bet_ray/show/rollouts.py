@@ -14,11 +14,11 @@ from plotly.subplots import make_subplots
 from bet import tasks
 from bet.config import Split
 from bet.measure import Measurement
-from bet.metrics import NO_ROUTE, SUCCESS
+from bet.metrics import NO_ROUTE, SUCCESS, route_name
 from bet.policy import Policy
 from bet.protocol import Recipe
 from bet.rollout import rollout
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 from bet.views import Meaning, View
 from bet_ray.evaluation import measurement
 from bet_ray.manifest import write_text
@@ -41,7 +41,7 @@ SOLVED, FAILED = "success", "failed"
 class Rollouts:
     """What the page shows, in numbers."""
 
-    task: Task
+    task: SimulatedTask
     view: View
     measured: Measurement
     labels: NDArray[np.str_]  # (E,) each episode's route where it succeeded and the task names routes, else its end
@@ -91,7 +91,7 @@ def show_rollouts(policy: Policy, recipe: Recipe, split: Split, table: pa.Table,
 
 def look(policy: Policy, recipe: Recipe, split: Split, table: pa.Table, run: Path) -> Rollouts:
     """Gather what the page shows."""
-    task = tasks.get(policy.config.task)
+    task = tasks.simulated(policy.config.task)
     view = task.view(policy.config.data.observation)
     won = table.column("success").to_pylist()
     routes = table.column("route").to_pylist() if task.modes else [SOLVED] * len(won)
@@ -108,7 +108,7 @@ def look(policy: Policy, recipe: Recipe, split: Split, table: pa.Table, run: Pat
 
 
 def _paths(
-    task: Task, policy: Policy, recipe: Recipe, split: Split, indices: Sequence[int], run: Path
+    task: SimulatedTask, policy: Policy, recipe: Recipe, split: Split, indices: Sequence[int], run: Path
 ) -> dict[int, NDArray[np.float32]]:
     """Observations (P, obs_dim) of episodes, by index; an episode that ended in an error has none."""
     source = EpisodeSource.of(policy, recipe.protocol, split)
@@ -146,7 +146,7 @@ def _paths_figure(found: Rollouts) -> go.Figure:
             same = [index for index in found.drawn if found.labels[index] == name]
             walks = [found.drawn[index][:, body.position] + aside[index] for index in same]
             if walks:
-                trace = lines(walks, found.colour(name), _told(name), show_legend=column == 1)
+                trace = lines(walks, found.colour(name), route_name(name), show_legend=column == 1)
                 figure.add_trace(trace, 1, column)
         square(figure, plane, column)
     return styled(figure, height=SQUARE + 110, top=30)
@@ -163,7 +163,7 @@ def _histogram(found: Rollouts, values: NDArray, edges: NDArray[np.float64], tit
                 y=counts,
                 width=np.diff(edges),
                 marker={"color": found.colour(name), "line": {"width": 0}},
-                name=plain(_told(name)),
+                name=plain(route_name(name)),
                 customdata=np.stack([edges[:-1], edges[1:]], axis=1),
                 hovertemplate="%{customdata[0]:.4g} to %{customdata[1]:.4g}: %{y:,}",
             )
@@ -172,7 +172,3 @@ def _histogram(found: Rollouts, values: NDArray, edges: NDArray[np.float64], tit
     figure.update_yaxes(title_text="episodes", tickformat="d", rangemode="tozero")
     figure.update_layout(barmode="stack", bargap=0)
     return styled(figure, height=250)
-
-
-def _told(name: str) -> str:
-    return "another way" if name == NO_ROUTE else name.replace("_", " ")

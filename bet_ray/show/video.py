@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bet.data.episodes import DataError, Episodes
-from bet.tasks import Task
+from bet.tasks import SimulatedTask
 
 LABEL = 30  # pixels above each picture
 _PAPER, _INK, _ENDED = "#ffffff", "#222222", "#8a8f94"
@@ -19,7 +19,7 @@ def frame_count(episodes: Episodes, chosen: Sequence[int]) -> int:
 
 
 def frames(
-    episodes: Episodes, task: Task, layout: str, chosen: Sequence[int], colours: Mapping[int, str]
+    episodes: Episodes, task: SimulatedTask, layout: str, chosen: Sequence[int], colours: Mapping[int, str]
 ) -> Iterator[NDArray[np.uint8]]:
     """One picture per step (height, width, 3): the chosen demonstrations in a grid, restored state by state.
 

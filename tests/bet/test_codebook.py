@@ -148,7 +148,7 @@ def test_any_actions_give_distinct_finite_centres_among_them_or_one_clear_line(
 ) -> None:
     actions = np.random.default_rng(seed).integers(-grid, grid + 1, (count, 2)).astype(np.float32)
     if len(np.unique(actions, axis=0)) < bins:
-        with pytest.raises(DataError, match="distinct actions"):
+        with pytest.raises(DataError, match="distinct action"):
             fit_codebook(actions, bins, seed)
         return
     centers = fit_codebook(actions, bins, seed)

@@ -43,7 +43,7 @@ def test_the_primary_is_the_mean_score_and_success_its_own_rate() -> None:
 
 
 def test_where_success_is_the_primary_both_have_the_same_interval() -> None:
-    task = tasks.get("MountainCarContinuous-v0")
+    task = tasks.simulated("MountainCarContinuous-v0")
     for train_seeds in (np.zeros(40, np.int64), np.repeat([0, 1], 20)):
         won = np.arange(40) % 4 > 0
         found = measure(task, won.astype(float), won, None, train_seeds)
@@ -153,7 +153,7 @@ def test_a_route_that_the_task_does_not_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize("task", [PUSHT, GRID], ids=lambda task: task.name)
-def test_no_episodes_say_nothing(task: tasks.Task) -> None:
+def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
     result = measure(task, np.zeros(0), np.zeros(0, bool), [], np.zeros(0, np.int64))
     assert result.episodes == 0
     assert np.isnan(result.primary.estimate)

@@ -75,7 +75,7 @@ def network(config: Any, obs_dim: int, seed: int, act_dim: int = 2) -> Model:
 
 
 def protocol(task: str, max_steps: int, **changes: Any) -> Protocol:
-    return tasks.get(task).protocol.model_copy(update={"max_steps": max_steps} | changes)
+    return tasks.simulated(task).protocol.model_copy(update={"max_steps": max_steps} | changes)
 
 
 GRID = protocol("pointmass2", 8)  # right_first to (8, 8) takes eight steps of 1, or fewer long ones
@@ -202,7 +202,7 @@ def test_two_policies_meet_the_same_initial_states(make: Callable[..., Policy], 
 
 
 def test_an_episode_begins_where_its_seed_puts_the_environment(case: Case) -> None:
-    env = tasks.get(case.protocol.task).make_env(1, case.policy.config.data.observation)
+    env = tasks.simulated(case.protocol.task).make_env(1, case.policy.config.data.observation)
     for index in range(3):
         result = case.expected[index]
         assert result.seed == episode_randomness(case.protocol, Split.TUNE, index)[0]
@@ -212,7 +212,7 @@ def test_an_episode_begins_where_its_seed_puts_the_environment(case: Case) -> No
 
 
 def test_the_recorded_actions_replay_to_the_recorded_episode(case: Case) -> None:
-    env = tasks.get(case.protocol.task).make_env(1, case.policy.config.data.observation)
+    env = tasks.simulated(case.protocol.task).make_env(1, case.policy.config.data.observation)
     for index in range(3):
         result = case.expected[index]
         assert result.trajectory is not None
@@ -245,7 +245,7 @@ def test_a_row_agrees_with_its_trajectory(case: Case) -> None:
         assert result.total_reward == trajectory.rewards.sum()
         assert result.max_reward == trajectory.rewards.max()
         assert result.success == trajectory.success == (result.end is End.SUCCESS)
-        assert isinstance(result.outcome, tasks.get(case.protocol.task).outcome_type)
+        assert isinstance(result.outcome, tasks.simulated(case.protocol.task).outcome_type)
         assert 0 <= result.primary <= 1
         assert 0 <= result.seed < 2**64
 

@@ -16,25 +16,48 @@ from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.layouts import PushTLayout
 from bet.oracles.pointmass import demonstrations
-from bet.tasks import DATA_DIR, TASKS, Task, data_root, get
-from tests.bet.data.samples import pusht
+from bet.tasks import DATA_DIR, TASKS, SimulatedTask, Task, data_root, get, simulated
+from tests.bet.data.samples import pusht, some
 
+SIMULATED = {name: task for name, task in TASKS.items() if isinstance(task, SimulatedTask)}
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+every_simulated_task = pytest.mark.parametrize("task", SIMULATED.values(), ids=SIMULATED.keys())
 
 
 # What every task offers.
 
 
 def test_every_task_has_a_preset_and_every_preset_a_task() -> None:
-    assert TASKS.keys() == PRESETS.keys() == {"pusht", "pointmass1", "pointmass2"}
+    simulated = {"pusht", "pointmass1", "pointmass2"}
+    assert TASKS.keys() == PRESETS.keys() == simulated | {"blockpush", "kitchen", "carla"}
+    assert SIMULATED.keys() == simulated
 
 
 @every_task
 def test_a_task_is_found_by_its_name(task: Task) -> None:
     assert get(task.name) is task
-    assert task.protocol.task == task.name
     assert task.summary
+
+
+@every_simulated_task
+def test_a_simulated_task_has_a_protocol_and_columns_of_its_own(task: SimulatedTask) -> None:
+    assert simulated(task.name) is task
+    assert task.protocol.task == task.name
     assert dataclasses.is_dataclass(task.outcome_type)
+
+
+@pytest.mark.parametrize("name", TASKS.keys() - SIMULATED.keys())
+def test_a_task_without_a_simulator_is_refused_where_one_is_needed(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} has no simulator yet: .*looked at and trained on.*$"):
+        simulated(name)
+    observation, action = get(name).boxes("state")
+    assert (observation.shape, action.shape) == {
+        "blockpush": ((16,), (2,)),
+        "kitchen": ((60,), (9,)),
+        "carla": ((512,), (2,)),
+    }[name]
+    assert not observation.is_bounded()
+    assert not action.is_bounded()
 
 
 @every_task
@@ -42,8 +65,8 @@ def test_the_presets_layout_is_the_tasks_first(task: Task) -> None:
     assert make_config(task.name).data.observation == task.layouts[0]
 
 
-@every_task
-def test_every_layout_makes_an_environment_of_the_slots_asked_for(task: Task) -> None:
+@every_simulated_task
+def test_every_layout_makes_an_environment_of_the_slots_asked_for(task: SimulatedTask) -> None:
     for layout in (None, *task.layouts):
         env = task.make_env(3, layout)
         assert env.num_envs == 3
@@ -51,8 +74,8 @@ def test_every_layout_makes_an_environment_of_the_slots_asked_for(task: Task) ->
         assert task.make_env(1, layout, max_steps=5).max_steps == 5
 
 
-@every_task
-def test_mode_shares_sum_to_one_where_modes_are_named(task: Task) -> None:
+@every_simulated_task
+def test_mode_shares_sum_to_one_where_modes_are_named(task: SimulatedTask) -> None:
     if task.modes:
         assert "route" in [field.name for field in dataclasses.fields(task.outcome_type)]
         assert sum(task.modes.values()) == pytest.approx(1)
@@ -60,11 +83,11 @@ def test_mode_shares_sum_to_one_where_modes_are_named(task: Task) -> None:
 
 @pytest.mark.parametrize(("name", "steps"), [("pusht", 300), ("pointmass1", 50), ("pointmass2", 50)])
 def test_protocols_have_the_published_limits(name: str, steps: int) -> None:
-    assert get(name).protocol.max_steps == steps
+    assert simulated(name).protocol.max_steps == steps
 
 
 def test_protocols_differ_in_their_digests_and_stay_as_they_are() -> None:
-    assert len({task.protocol.digest for task in TASKS.values()}) == len(TASKS)
+    assert len({task.protocol.digest for task in SIMULATED.values()}) == len(SIMULATED)
     pusht = get("pusht").protocol
     assert pusht.digest == pusht.model_copy().digest
     assert pusht.digest != pusht.model_copy(update={"seed": 1}).digest
@@ -75,7 +98,7 @@ def test_protocols_differ_in_their_digests_and_stay_as_they_are() -> None:
 
 
 def test_a_gymnasium_id_is_a_task_made_from_its_registration() -> None:
-    task = get("MountainCarContinuous-v0")
+    task = simulated("MountainCarContinuous-v0")
     assert get("MountainCarContinuous-v0") is task
     assert task.name == task.protocol.task == task.protocol.name == "MountainCarContinuous-v0"
     assert task.protocol.max_steps == 999
@@ -120,7 +143,7 @@ def test_demonstrations_that_leave_the_environments_boxes_are_refused_by_row_and
 
 
 def test_no_value_is_outside_an_infinite_bound(tmp_path: Path) -> None:
-    task = dataclasses.replace(get("MountainCarContinuous-v0"), _make_env=lambda *_: Unbounded())
+    task = dataclasses.replace(simulated("MountainCarContinuous-v0"), _make_env=lambda *_: Unbounded())
     assert len(task.load(car_file(tmp_path, [[1e30, -1e30]], [[1e9]]))) == 1
 
 
@@ -172,6 +195,23 @@ def test_the_folder_of_data_is_set_by_the_environment(monkeypatch: pytest.Monkey
     assert data_root() == Path("data")
 
 
+def test_a_release_is_found_in_its_folder_and_where_the_whole_of_it_was_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_DIR, str(tmp_path))
+    for folder, steps in (("bet_data_release/kitchen", 3), ("kitchen", 4)):  # the second comes first
+        save(some("kitchen", 60, 9, (steps, 2)), tmp_path / folder, DataFormat.KITCHEN)
+        assert len(get("kitchen").load(make_config("kitchen").data).actions) == steps + 2
+
+
+def test_block_push_reads_the_demonstrations_of_its_environment(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_DIR, str(data_dir))
+    episodes = get("blockpush").load(make_config("blockpush").data)
+    assert (len(episodes), len(episodes.actions), episodes.task) == (500, 56591, "blockpush")
+
+
 # What is refused.
 
 
@@ -183,7 +223,8 @@ def test_an_unknown_task_is_named_with_the_one_probably_meant(name: str, meant: 
 
 def test_an_unknown_task_like_no_other_gets_the_list_of_all() -> None:
     with pytest.raises(
-        ConfigError, match=r"known: pusht, pointmass1, pointmass2 \(a gymnasium id has a version: .*-v0\)"
+        ConfigError,
+        match=r"known: pusht, blockpush, kitchen, carla, pointmass1, pointmass2 \(a gymnasium id .*-v0\)",
     ):
         get("xyz")
 
@@ -192,7 +233,7 @@ def test_an_unknown_task_like_no_other_gets_the_list_of_all() -> None:
 def test_an_unknown_layout_is_refused_by_its_key(task: Task) -> None:
     message = rf"^data\.observation: {task.name} has no layout 'stat'; did you mean 'state'\?"
     with pytest.raises(ConfigError, match=message):
-        task.make_env(1, "stat")
+        task.boxes("stat")
     with pytest.raises(ConfigError, match=message):
         task.load(DataConfig(observation="stat"))
 
@@ -205,6 +246,7 @@ def test_missing_demonstrations_are_named_with_what_to_set(tmp_path: Path, monke
     assert str(tmp_path / "pusht" / "pusht_cchi_v7_replay.zarr") in message
     assert DATA_DIR in message
     assert "data.path" in message
+    assert "bet-ray data download pusht" in message
     assert "\n" not in message
 
 
@@ -310,7 +352,7 @@ def test_push_t_begins_in_the_states_of_its_demonstrations_whatever_the_policy_s
 
 def test_a_task_whose_demonstrations_hide_the_state_cannot_begin_there() -> None:
     with pytest.raises(ConfigError, match=r"eval\.start: demonstrations of Pendulum-v1 do not tell"):
-        get("Pendulum-v1").recipe(EvalConfig(start=Start.DEMONSTRATIONS), DataConfig())
+        simulated("Pendulum-v1").recipe(EvalConfig(start=Start.DEMONSTRATIONS), DataConfig())
 
 
 def test_a_protocol_of_another_name_is_refused() -> None:

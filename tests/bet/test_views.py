@@ -7,20 +7,22 @@ from hypothesis import strategies as st
 
 from bet import tasks
 from bet.config import ConfigError
+from bet.data.bet_release import BetRelease, load_release
 from bet.layouts import PushTLayout, pusht_observations
 from bet.views import placed
 
 ALL = [(task, layout) for task in tasks.TASKS.values() for layout in task.layouts]
+SIMULATED = [(task, layout) for task, layout in ALL if isinstance(task, tasks.SimulatedTask)]
 
 
 @pytest.mark.parametrize(("task", "layout"), ALL, ids=lambda value: getattr(value, "name", str(value)))
 def test_every_column_has_a_name_of_its_own(task, layout):
-    view, env = task.view(layout), task.make_env(1, layout)
-    assert env.single_observation_space.shape == (len(set(view.columns)),)
-    assert env.single_action_space.shape == (len(set(view.action_columns)),)
+    view, (observation, action) = task.view(layout), task.boxes(layout)
+    assert observation.shape == (len(set(view.columns)),)
+    assert action.shape == (len(set(view.action_columns)),)
 
 
-@pytest.mark.parametrize(("task", "layout"), ALL, ids=lambda value: getattr(value, "name", str(value)))
+@pytest.mark.parametrize(("task", "layout"), SIMULATED, ids=lambda value: getattr(value, "name", str(value)))
 def test_a_complete_view_puts_the_simulator_where_the_observation_was(task, layout):
     view, env = task.view(layout), task.make_env(3, layout)
     observations, _ = env.reset(seed=[0, 1, 2])
@@ -32,6 +34,35 @@ def test_a_complete_view_puts_the_simulator_where_the_observation_was(task, layo
     again, _ = env.reset(options={"states": view.scene(observations)})
     np.testing.assert_allclose(again, observations, atol=1e-4)
     np.testing.assert_allclose(env.states, states, atol=1e-4)
+
+
+def test_the_columns_of_block_push_are_those_that_the_demonstrations_show(data_dir):
+    columns = tasks.get("blockpush").view("state").columns
+    episodes = load_release(data_dir / "blockpush", BetRelease.BLOCKPUSH)
+    found = dict(zip(columns, episodes.observations.T, strict=True))
+    inside = np.diff(np.repeat(np.arange(len(episodes)), episodes.lengths)) == 0
+    for axis, step in zip("xy", episodes.actions[:-1].T, strict=True):
+        np.testing.assert_allclose(np.diff(found[f"effector target {axis}"])[inside], step[inside], atol=1e-6)
+        assert np.abs(found[f"effector {axis}"] - found[f"effector target {axis}"]).max() < 0.02
+    for target in ("target", "target 2"):  # stands still, turned by half a turn, more or less
+        assert not any(np.diff(found[f"{target} {what}"])[inside].any() for what in ("x", "y", "yaw"))
+        assert np.abs(found[f"{target} yaw"]).min() > np.pi - np.pi / 30 - 1e-6
+
+
+def test_the_elements_of_the_kitchen_are_where_its_tasks_look_for_them():
+    columns = tasks.get("kitchen").view("state").columns
+    elements = {  # DESIGN.md, section 7
+        "bottom left burner": (11, 12),
+        "top left burner": (15, 16),
+        "light": (17, 18),
+        "slide cabinet": (19,),
+        "hinge cabinet": (20, 21),
+        "microwave": (22,),
+        "kettle": range(23, 30),
+    }
+    for element, places in elements.items():
+        assert all(element in columns[place] for place in places)
+        assert not any(element in name for place, name in enumerate(columns) if place not in places)
 
 
 def test_an_unknown_layout_is_refused():

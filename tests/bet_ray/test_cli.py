@@ -1,7 +1,12 @@
 """Commands do what their help says, and answer bad input with one line and exit code 2."""
 
+import os
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from bet.data.episodes import Episodes
+from bet.data.formats import DataFormat, save
 from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
+from bet.policy import Policy
 from bet_ray.cli import main
+from bet_ray.manifest import write_manifest
+from tests.bet.data.samples import some
 
 
 def bet_ray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -115,6 +124,21 @@ def test_a_damaged_policy_names_its_file(tmp_path: Path, refused: Refused) -> No
     assert str(tmp_path) in refused("eval", tmp_path)
 
 
+@pytest.mark.parametrize("command", ["eval", "replay"])
+def test_a_sweep_without_a_winner_yet_says_how_to_finish_it_or_what_to_take(
+    command: str, trained: Path, tmp_path: Path, refused: Refused
+) -> None:
+    run = tmp_path / "s"
+    shutil.copytree(trained / "policies", run / "policies", ignore=shutil.ignore_patterns("best"))
+    write_manifest(run, "sweep", "pointmass2", {})
+    policy = (trained / "policies" / "best").read_text().strip()
+    finish = f"finish it with `bet-ray sweep FILE --out {run} --resume`"
+    take = f"take one of its policies: {run}/policies/{policy}"
+    assert (
+        refused(command, run) == f"error: {run}: the sweep is not finished, it has no winner yet; {finish}, or {take}"
+    )
+
+
 def test_a_directory_in_use_is_not_trained_into(trained: Path, refused: Refused) -> None:
     assert "continue it with --resume or choose another --out" in refused("train", "pointmass2", "--out", trained)
 
@@ -176,6 +200,7 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     assert evaluated.returncode == 0, evaluated.stderr
     assert "success x mode coverage" in evaluated.stdout
     assert "20 episodes run" in evaluated.stdout
+    assert "no known route: " in evaluated.stdout
     replayed = bet_ray("replay", run, "--episode", "3", "--video", video)
     assert replayed.returncode == 0, replayed.stderr
     assert video.read_bytes()[:3] == b"GIF"
@@ -183,6 +208,27 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     assert "the same as the recorded row, to the last bit" in replayed.stdout
     end = row["end"] if row["success"] else f"no success, {row['end']}"
     assert f"report episode 3 · {end} after {row['length']} steps, return {row['return']:.2f}" in replayed.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "dims", "kind"), [("blockpush", (16, 2), DataFormat.BLOCKPUSH), ("kitchen", (60, 9), DataFormat.KITCHEN)]
+)
+def test_a_task_without_a_simulator_is_trained_and_refused_where_one_is_needed(
+    task: str, dims: tuple[int, int], kind: DataFormat, tmp_path: Path, refused: Refused
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "s.yaml"
+    save(some(task, *dims, (40, 50, 30)), tmp_path / "data", kind)
+    settings = [f"data.path={tmp_path / 'data'}", "bins=4", "model.layers=1", "train.epochs=1"]
+    trained = bet_ray("train", task, *settings, "--out", run)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.splitlines()[-1].startswith("policy ")  # nothing is said of eval
+    policy = Policy.load(run)
+    assert (policy.model.obs_dim, policy.model.act_dim, policy.config.task) == (*dims, task)
+    file.write_text(f"question: Which?\ntask: {task}\nspace: {{bins: [2, 3]}}\nsearch: grid\n")
+    for command in (["eval", run], ["replay", run], ["sweep", file, settings[0], "--out", tmp_path / "sweep"]):
+        assert refused(*command).startswith(f"error: {task} has no simulator yet: ")
+    assert not (run / "episodes").exists()
+    assert not (tmp_path / "sweep").exists()
 
 
 LINE = """
@@ -253,9 +299,6 @@ def test_an_environment_in_a_file_of_the_working_directory_trains_evaluates_and_
 
 @pytest.mark.slow
 def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    import signal
-    import time
-
     settings = ["pointmass2", "train.epochs=4", "train.lr=3e-3", "train.batch_size=256"]
     code = (
         "import bet_ray.training as t; t.CHECKPOINT_SECONDS = 0.2\n"
@@ -279,3 +322,66 @@ def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Pat
     last = [path for path in straight if path.parent.name == "4"]
     assert last
     assert all(killed[path] == straight[path] for path in last)
+
+
+def interrupted(run: Path, sign: str, *arguments: str | Path) -> str:
+    """What a command says that gets Ctrl-C, as the whole process group of a terminal does, when a file is there."""
+    command = [sys.executable, "-c", "from bet_ray.cli import main; main()", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.rglob(sign)):
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    line = said.splitlines()[-1]
+    assert line.startswith("interrupted: ")
+    return line
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_is_kept_and_the_command_that_continues_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["train", "pointmass2", "train.epochs=3", "train.lr=3e-3"]
+    said = interrupted(tmp_path, "checkpoint.pt", *typed)
+    (run,) = tmp_path.glob("runs/pointmass2-*")
+    run = run.relative_to(tmp_path)
+    again = [*typed, "--out", str(run), "--resume"]
+    kept = f"{run} keeps the training up to its last checkpoint"
+    assert said == f"interrupted: {kept}; continue with: bet-ray {shlex.join(again)}"
+    trained = bet_ray(*again)
+    assert trained.returncode == 0, trained.stderr
+    assert "epoch 1 of 3" not in trained.stderr  # which was over
+
+    typed = ["eval", str(run), "--episodes", "20000", "--actors", "1"]
+    said = interrupted(tmp_path / run / "episodes", "*.parquet", *typed)
+    kept = f"finished episodes are kept in {run}/episodes"
+    assert said == f"interrupted: {kept}; continue with: bet-ray {shlex.join(typed)}"
+    recorded = pq.read_table(run / "episodes").num_rows
+    assert 0 < recorded < 20000
+    evaluated = bet_ray("eval", run, "--episodes", recorded)
+    assert "0 episodes run, " in evaluated.stdout, evaluated.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "which.yaml").write_text(
+        "question: Which?\ntask: pointmass2\nspace: {bins: [2, 3]}\nsearch: grid\n"
+        "base: {train.epochs: 3}\neval: {episodes: 20, rungs: 3, winner_episodes: 20}\n"
+    )
+    said = interrupted(tmp_path, "checkpoint.pt", "sweep", "which.yaml", "--out", "s")
+    assert said.endswith("and every finished episode; continue with: bet-ray sweep which.yaml --out s --resume")
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")}
+    assert kept
+    finished = bet_ray("sweep", "which.yaml", "--out", "s", "--resume")
+    assert finished.returncode == 0, finished.stderr
+    assert "winner: " in finished.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -15,11 +15,13 @@ import pytest
 import zarr
 
 from bet.data.episodes import Episodes
+from bet.data.formats import DataFormat, save
 from bet.data.store import load_episodes, save_episodes
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles import pointmass
 from bet.oracles.pointmass import demonstrations
 from bet_ray.cli import main
+from tests.bet.data.samples import some
 
 
 class Done(NamedTuple):
@@ -87,7 +89,8 @@ def test_info_of_a_task_is_of_its_own_demonstrations(data: Data) -> None:
     assert "2,000 demonstrations, 25,176 steps, digest 3083e7493abe" in found.out
     assert "lengths 9 to 15, mean 12.6; 23,176 windows of 2" in found.out
     assert "25,176 distinct actions; the preset has 3 bins" in found.out
-    assert "route diagonal: 804 episodes, 0.402 (published 0.400)" in found.out
+    assert "route: diagonal, 804 episodes, 0.402 (published 0.400)" in found.out
+    assert "route: no known route, 0 episodes, 0.000 (published 0.000)" in found.out
     assert "equal episodes: none" in found.out
 
 
@@ -247,3 +250,40 @@ def test_generation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("command", ["list", "info", "validate", "show", "generate"])
 def test_help_shows_an_example(data: Data, command: str) -> None:
     assert f"bet-ray data {command}" in data(command, "--help").out.split("Example")[-1]
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small release of the kitchen, time-major, in its place below the folder of data."""
+    monkeypatch.setenv("BET_DATA_DIR", str(tmp_path))
+    save(some("kitchen", 60, 9, (40, 50, 30)), tmp_path / "kitchen", DataFormat.KITCHEN)
+    return tmp_path / "kitchen"
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_demonstrations_without_a_simulator_are_described_checked_shown_and_converted(
+    data: Data, kitchen: Path, tmp_path: Path, by_name: bool
+) -> None:
+    given = "kitchen" if by_name else kitchen
+    described = data("info", given).out
+    assert "3 demonstrations, 120 steps, digest" in described
+    assert f"from {kitchen} (bet-kitchen), observation layout state" in described
+    assert "lengths 30 to 50, mean 40.0; 93 windows of 10" in described
+    assert re.search(r"^ microwave ", described, re.MULTILINE)
+    assert data("validate", given) == Done(0, "3 demonstrations, 120 steps: 0 errors, 0 warnings\n", "")
+    shown = data("show", given, "--bins", "4", "--out", tmp_path / "out")
+    assert shown.out.splitlines()[1] == "no video: kitchen has no simulator yet"
+    assert os.listdir(tmp_path / "out") == ["demonstrations.html"]
+    converted = data("convert", given, tmp_path / "k.parquet", "--to", "parquet")
+    assert "3 demonstrations of kitchen, 120 steps, from bet-kitchen to parquet" in converted.out
+    assert load_episodes(tmp_path / "k.parquet").digest == some("kitchen", 60, 9, (40, 50, 30)).digest
+
+
+def test_the_paths_of_block_push_are_drawn(data: Data, tmp_path: Path) -> None:
+    save(some("blockpush", 16, 2, (20, 30)), tmp_path / "blockpush", DataFormat.BLOCKPUSH)
+    assert data("show", tmp_path / "blockpush", "--out", tmp_path / "out").code == 0
+    text = (tmp_path / "out" / "demonstrations.html").read_text()
+    assert "No video: blockpush has no simulator yet." in text
+    assert "Strokes show which way the block 2 is turned" in text
+    for body in ("effector", "block", "block 2"):
+        assert f'"text":"{body}"' in text

@@ -123,6 +123,19 @@ def test_a_torn_part_is_set_aside_with_a_warning_and_its_episodes_are_missing_ag
     assert indices(ledger) == [2]
 
 
+def test_a_part_that_somebody_compacts_meanwhile_is_read_from_where_it_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    ledger.append(*rows([0, 1]))
+    stale = ledger._files()
+    ledger.compact()
+    lists = iter([stale, ledger._files()])
+    monkeypatch.setattr(ledger, "_files", lambda: next(lists))
+    assert indices(ledger) == [0, 1]
+    assert not list(tmp_path.rglob("*.corrupt"))
+
+
 def test_a_sound_file_of_another_task_is_refused_and_left_alone(tmp_path: Path) -> None:
     Ledger(tmp_path, TASK).append(*rows([0]))
     with pytest.raises(RunError, match="holds other columns than this task's episodes"):

@@ -81,7 +81,7 @@ def test_a_table_that_says_otherwise_is_told_apart_and_exits_with_1(
         main()
     assert exit_.value.code == 1
     printed = capsys.readouterr()
-    assert "return: differs from the recorded one in 1 episodes" in printed.out
+    assert "return: differs from the recorded one in 1 episode\n" in printed.out
     assert printed.err == f"error: {tmp_path}: its episode table is not what its saved steps say\n"
 
 

@@ -26,6 +26,15 @@ def test_a_grid_is_every_combination_in_order() -> None:
     assert settings == [{"codebook.bins": bins, "loss.gamma": gamma} for bins in (1, 3) for gamma in (0, 2)]
 
 
+def test_a_grid_is_whole_or_refused() -> None:
+    for trials in (4, 20):
+        assert parse_sweep(SWEEP | {"trials": trials}, "x").trial_count == 4
+    message = r"^x: trials: 3 is fewer than the grid's 4 settings; drop it, or use search: random$"
+    with pytest.raises(ConfigError, match=message):
+        parse_sweep(SWEEP | {"trials": 3}, "x")
+    assert parse_sweep(SWEEP | {"trials": 3, "search": "random"}, "x").trials == 3
+
+
 def test_a_random_search_draws_the_same_settings_for_the_same_seed() -> None:
     space = {"bins": {"low": 1, "high": 64, "log": True}, "train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
     one, same, other = (
@@ -115,7 +124,7 @@ def test_rungs_are_evenly_spaced_and_end_with_the_training() -> None:
 def test_the_command_line_changes_the_sweep_or_its_base() -> None:
     sweep = load_sweep(
         ROOT / "sweeps/pusht_small.yaml",
-        ["trials=3", "train.epochs=5", "eval.episodes=8", "search.seed=4", "seeds_per_trial=2"],
+        ["search=tpe", "trials=3", "train.epochs=5", "eval.episodes=8", "search.seed=4", "seeds_per_trial=2"],
     )
     assert (sweep.trials, sweep.trial_count, sweep.eval.episodes, sweep.search.seed) == (3, 3, 8, 4)
     assert sweep.config({}).train.epochs == 5

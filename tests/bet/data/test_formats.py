@@ -132,7 +132,7 @@ def test_an_unknown_layout_is_named_with_the_one_probably_meant(kind: DataFormat
 def test_other_tasks_have_the_layout_state_only(tmp_path: Path) -> None:
     save(some("blockpush", 16, 2), tmp_path / "a", DataFormat.BLOCKPUSH)
     assert same(load(tmp_path / "a", "state"), some("blockpush", 16, 2))
-    assert "'blockpush' have the layout 'state' only, not 'agent'" in complaint(tmp_path / "a", "agent")
+    assert "blockpush has no layout 'agent'; known: state" in complaint(tmp_path / "a", "agent")
 
 
 # Writing.

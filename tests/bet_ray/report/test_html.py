@@ -9,6 +9,7 @@ from bet.envs.pointmass import PointMassVectorEnv
 from bet.envs.vector import RenderError
 from bet_ray.report import write_report
 from bet_ray.report.clips import clips
+from bet_ray.report.compute import answer
 from bet_ray.report.records import read_records
 from bet_ray.tuning import Status
 
@@ -55,6 +56,9 @@ def test_a_finished_sweep_shows_its_answer_figures_videos_and_commands(page: str
     assert "Winner:" in found.words
     assert "measured on 50 fresh episodes" in found.words
     assert "What wins a search looks better than it is" in found.words
+    beside = answer(read_records(finished)).rivals
+    assert beside is not None
+    assert f"On tune, {beside}" in found.words
     assert f"bet-ray replay {finished} --episode 0 --video episode.mp4" in found.text
     assert sum(tag == "video" for tag, _ in found.tags) in (1, 2)
     assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 4  # settings, paths, shares, curves

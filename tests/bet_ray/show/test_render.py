@@ -16,6 +16,7 @@ from bet.data.episodes import Episodes
 from bet.data.summary import routes_taken
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
+from bet.views import plain_view
 from bet_ray.show import figures, show
 from bet_ray.show.compute import find
 
@@ -72,7 +73,7 @@ def test_the_page_says_what_there_is(folder: Path) -> None:
 def test_routes_are_counted(folder: Path) -> None:
     text = (folder / "demonstrations.html").read_text()
     taken = routes_taken(EPISODES, TASK, "state")
-    for route, title in (("right_first", "right first"), ("diagonal", "diagonal"), ("none", "none of them")):
+    for route, title in (("right_first", "right first"), ("diagonal", "diagonal"), ("none", "no known route")):
         assert f'<tr><td>{title}</td><td class="right">{taken.count(route)}</td>' in text
 
 
@@ -110,7 +111,7 @@ def test_problems_are_on_the_page_and_bins_that_cannot_be_are_explained(tmp_path
     broken = Episodes(two.observations, np.zeros_like(two.actions), two.episode_ends, "pointmass2")
     words = Page(show(broken, TASK, CONFIG, tmp_path).page.read_text()).words
     assert "episodes 0, 1 are the same" in words
-    assert "No bins: codebook.bins=3 but the demonstrations have only 1 distinct actions" in words
+    assert "No bins: codebook.bins=3 but the demonstrations have only 1 distinct action" in words
 
 
 def test_a_hostile_file_name_is_shown_not_obeyed(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_hostile_file_name_is_shown_not_obeyed(tmp_path: Path) -> None:
 
 
 def test_numbers_that_nobody_has_named_are_shown_without_a_plane(tmp_path: Path) -> None:
-    nameless = replace(tasks.get("pusht"), _view=None)
+    nameless = replace(tasks.get("pusht"), _view=lambda _: plain_view(6, 2))
     config = make_config("pusht", {"codebook.bins": 4})
     shown = show(pusht("state"), nameless, config, tmp_path)
     text = shown.page.read_text()

@@ -1,0 +1,67 @@
+"""What a sweep prints: a line per trial as it ends, then the winner and how sure its choice is."""
+
+from pathlib import Path
+
+import pytest
+
+from bet.measure import Measurement
+from bet.stats import rate_interval
+from bet_ray.cli.leaderboard import live_leaderboard, print_result
+from bet_ray.sweep import Objective, parse_sweep
+from bet_ray.tuning import Rung, Status, SweepResult, TrialRecord, rivals
+
+SWEEP = parse_sweep({"question": "Which?", "task": "pusht", "space": {"bins": [1, 2, 3]}, "search": "grid"}, "x")
+
+
+def trial(bins: int, *primary: float, success: tuple[float, float, float] = (0.1, 0.0, 0.2)) -> TrialRecord:
+    """A trial that has an estimate and its interval after one epoch."""
+    estimate, low, high = primary
+    rung = Rung(
+        epoch=1,
+        objective=estimate,
+        primary=(estimate, low, high),
+        success=success,
+        episodes=64,
+        val_loss=1 - estimate,
+        by_seed={0: (estimate, 0.1)},
+    )
+    setting = {"codebook.bins": bins}
+    return TrialRecord(trial=str(bins), setting=setting, status=Status.DONE, rungs=[rung], train_seconds=1.0)
+
+
+FAILED = TrialRecord(
+    trial="f", setting={"codebook.bins": 9}, status=Status.ERROR, rungs=[], train_seconds=1, error="no"
+)
+WINNER, NEAR, FAR = trial(3, 0.8, 0.7, 0.9), trial(2, 0.65, 0.55, 0.75), trial(1, 0.5, 0.4, 0.6)
+
+
+def printed(trials: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> str:
+    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None)
+    print_result(SWEEP, SweepResult(Path("run"), trials, trials[0], trials[0].rungs[0], found))
+    return capsys.readouterr().out
+
+
+def test_settings_that_may_be_as_good_as_the_winner_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed([WINNER, NEAR, FAR, FAILED], capsys)
+    assert "  1 of 2 other settings has an interval that overlaps the winner's\n" in said
+    assert "overlap" not in printed([WINNER, FAR], capsys)
+    assert "overlap" not in printed([WINNER], capsys)
+
+
+def test_intervals_are_of_the_objective_and_a_loss_has_none() -> None:
+    trials = [WINNER, NEAR, FAR]
+    assert str(rivals(trials, Objective.SUCCESS)) == "2 of 2 other settings have intervals that overlap the winner's"
+    apart = [trial(3, 0.8, 0.7, 0.9, success=(0.5, 0.4, 0.6)), NEAR]
+    assert str(rivals(apart, Objective.SUCCESS)) == "none of 1 other setting has an interval that overlaps the winner's"
+    assert rivals(trials, Objective.VAL_LOSS) is None
+    assert rivals([FAILED], Objective.PRIMARY) is None
+
+
+def test_a_trial_that_ends_is_told_once_with_its_score_and_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    with live_leaderboard(SWEEP) as tell:
+        tell([FAR])
+        tell([WINNER, FAR])
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/3] codebook.bins=1: 0.50 [0.40, 0.60] after 1 epoch",
+        "[2/3] codebook.bins=3: 0.80 [0.70, 0.90] after 1 epoch",
+    ]
