@@ -1,6 +1,5 @@
 """The sweep as a person watches it: a live table of settings with intervals, and the winner's two numbers."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from bet.wording import counted
 from bet_ray.cli.console import console, errors
+from bet_ray.values import Estimate, setting_text, spelled
 
 if TYPE_CHECKING:
     from bet_ray.sweep import Sweep
@@ -38,11 +38,11 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         table.add_column(name, justify="right", min_width=4)
     for place, trial in enumerate(trials[:ROWS], start=1):
         rung = trial.best(sweep.objective)
-        cells = [_spelled(trial.setting.get(key)) for key in sweep.space]
+        cells = [spelled(trial.setting.get(key)) for key in sweep.space]
         if rung is None:
             cells += [""] * (len(metrics) + 2)
         else:
-            cells += [_interval(numbers) for numbers in (rung.primary, rung.success)[: len(metrics)]]
+            cells += [f"{Estimate(*numbers)}" for numbers in (rung.primary, rung.success)[: len(metrics)]]
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
         table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
     return table
@@ -74,8 +74,8 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
                 if trial.trial not in told:
                     told.add(trial.trial)
                     rung = trial.best(sweep.objective)
-                    score = f"{_interval(rung.primary)} after {counted(rung.epoch, 'epoch')}" if rung else trial.error
-                    setting = " ".join(f"{key}={_spelled(value)}" for key, value in trial.setting.items())
+                    score = f"{Estimate(*rung.primary)} after {counted(rung.epoch, 'epoch')}" if rung else trial.error
+                    setting = setting_text(trial.setting)
                     errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False)
 
         yield tell
@@ -97,10 +97,10 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
 
     name = tasks.simulated(sweep.task).protocol.primary
     console.print(leaderboard(sweep, result.trials))
-    setting = " ".join(f"{key}={_spelled(value)}" for key, value in result.winner.setting.items())
+    setting = setting_text(result.winner.setting)
     console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")
     console.print(
-        f"  chosen on tune     {name} {_interval(result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
+        f"  chosen on tune     {name} {Estimate(*result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
     )
     found = result.report
     success = "" if name == SUCCESS else f", success {found.success:.2f}"
@@ -110,12 +110,3 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     console.print(
         f"  measured on report {name} {found.primary:.2f}{success}, {counted(found.episodes, 'fresh episode')}"
     )
-
-
-def _interval(numbers: tuple[float, float, float]) -> str:
-    estimate, low, high = numbers
-    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _spelled(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

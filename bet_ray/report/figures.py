@@ -32,7 +32,7 @@ from bet_ray.report.compute import Axis, Curve, Curves, Dot, Panel
 from bet_ray.report.published import Published
 from bet_ray.report.routes import FAILED, Origin, Paths, Routes
 from bet_ray.report.search import SearchView
-from bet_ray.report.values import Estimate
+from bet_ray.values import Estimate
 
 ORIGINS = {  # colour and hatching; apart in lightness too
     Origin.DEMONSTRATED: ("#c9ced3", ""),

@@ -16,8 +16,8 @@ from bet_ray.report.published import PUBLISHED
 from bet_ray.report.records import Records, read_records
 from bet_ray.report.routes import routes
 from bet_ray.report.search import search_view
-from bet_ray.report.values import Estimate
 from bet_ray.sweep import Objective
+from bet_ray.values import Estimate
 
 REPORT = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

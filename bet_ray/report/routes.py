@@ -19,10 +19,10 @@ from bet.rollout import rollout
 from bet.stats import mean_interval, rate_interval
 from bet_ray.evaluation import recipe_of
 from bet_ray.report.records import Records, episodes_of, policy_names
-from bet_ray.report.values import Estimate, setting_text
 from bet_ray.results import KEY
 from bet_ray.saved import saved_trajectories
 from bet_ray.tuning import Rung, TrialRecord
+from bet_ray.values import Estimate, setting_text
 
 DRAWN = 60  # paths in a panel: enough to see shares, few enough to see paths
 FAILED = "failed"

@@ -175,6 +175,12 @@ def test_a_training_is_not_resumed_with_other_settings(trained: Path, refused: R
     assert "cannot resume with other settings" in refused("train", "pointmass2", "bins=5", "--out", trained, "--resume")
 
 
+def test_the_command_line_answers_before_it_loads_the_heavy_libraries() -> None:
+    code = "import sys, bet_ray.cli; print(*{'torch', 'ray', 'scipy', 'pandas', 'plotly', 'optuna'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
 def test_help_shows_an_example_for_every_command() -> None:
     for command in ("train", "eval", "sweep", "report", "replay", "demo", "settings"):
         done = bet_ray(command, "--help")

@@ -15,10 +15,10 @@ from bet_ray.report.compute import Axis, Stage, answer, curves, leaderboard, pan
 from bet_ray.report.records import episodes_of, read_records
 from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
-from bet_ray.report.values import Estimate, setting_text, spelled
 from bet_ray.sweep import Objective
 from bet_ray.training import trial_id
 from bet_ray.tuning import STUDY_DB, read_trials
+from bet_ray.values import Estimate, setting_text, spelled
 
 from .conftest import REPORT_EPISODES, TASK, TUNE_EPISODES, NewSweep
 

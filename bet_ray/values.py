@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bet.config import SHORT_FORMS
-from bet.stats import Interval
+
+if TYPE_CHECKING:
+    from bet.stats import Interval
 
 _SHORT = {full: short for short, full in SHORT_FORMS.items()}
 
@@ -22,7 +24,7 @@ class Estimate(NamedTuple):
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
     @classmethod
-    def of(cls, interval: Interval) -> "Estimate":
+    def of(cls, interval: "Interval") -> "Estimate":
         return cls(interval.estimate, interval.low, interval.high)
 
 
