@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=64, help="rollouts of each policy (default: 64)")
     parser.add_argument("settings", nargs="*", help="key=value over the recipe")
     given = parser.parse_args()
-    console = Console()
+    console = Console(width=110, highlight=False)
     table = Table("trunk", "option", "val loss", "focal", "offset", "accuracy", "score", "s")
     for place, column in enumerate(table.columns):
         column.no_wrap = True

@@ -32,7 +32,7 @@ def main() -> None:
     episodes = tasks.get(given.task).load(config.data)
     epochs: dict[int, list[Epoch]] = {}
     seconds: dict[int, float] = {}
-    console = Console()
+    console = Console(width=110, highlight=False)
     for count in (1, given.workers):
         history = epochs.setdefault(count, [])
 
