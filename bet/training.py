@@ -339,9 +339,10 @@ class Training:
         """Its statistics are of a batch: not of a part of one, nor of a single window."""
         if self.workers.count > 1:
             raise ConfigError("model.batch_norm: its statistics need the whole batch, so train with one worker")
-        if self.windows % self.config.train.batch_size == 1:
+        size = self.config.train.batch_size
+        if 1 in (size, self.windows % size):
             raise ConfigError(
-                f"model.batch_norm: of {self.windows:,} windows one is left for the last batch; change train.batch_size"
+                f"model.batch_norm: {self.windows:,} windows by {size}: one is alone; use another train.batch_size"
             )
 
     def _finish_epoch(self, lr: float) -> Epoch:

@@ -445,8 +445,9 @@ def test_batch_norm_refuses_what_its_statistics_do_not_allow() -> None:
     settings = {"model_trunk": "mlp", "model_batch_norm": True}
     with pytest.raises(ConfigError, match="batch_norm: its statistics need the whole batch, so train with one worker"):
         Training(config_of(**settings), EPISODES, Workers(0, 2))
-    with pytest.raises(ConfigError, match=r"one is left for the last batch; change train\.batch_size"):
-        make(train_batch_size=make().windows - 1, **settings)
+    for size in (make().windows - 1, 1):
+        with pytest.raises(ConfigError, match=r"one is alone; use another train\.batch_size"):
+            make(train_batch_size=size, **settings)
 
 
 # Arithmetic.
