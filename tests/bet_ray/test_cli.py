@@ -332,7 +332,9 @@ def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Pat
 
 def interrupted(run: Path, sign: str, *arguments: str | Path) -> str:
     """What a command says that gets Ctrl-C, as the whole process group of a terminal does, when a file is there."""
-    command = [sys.executable, "-c", "from bet_ray.cli import main; main()", *map(str, arguments)]
+    # A test run that was put into the background ignores Ctrl-C, and so would its children.
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listens}; from bet_ray.cli import main; main()", *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

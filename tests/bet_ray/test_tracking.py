@@ -332,11 +332,11 @@ def bet_ray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_training_of_several_workers_and_its_evaluation_are_tracked(tmp_path: Path) -> None:
+def test_a_training_and_its_evaluation_are_tracked(tmp_path: Path) -> None:
     save_episodes(demonstrations(PointMassVersion.TWO, 200, seed=0), tmp_path / "d.parquet")
     settings = [f"data.path={tmp_path}/d.parquet", "train.epochs=2"]
     run = tmp_path / "tracked"
-    done = bet_ray("train", "pointmass2", *settings, "--num-workers=2", "--out", run, "--wandb", "--tensorboard")
+    done = bet_ray("train", "pointmass2", *settings, "--out", run, "--wandb", "--tensorboard")
     assert (done.returncode, "without it" in done.stderr) == (0, False), done.stderr
     config = make_config("pointmass2", parse_overrides(settings))
     begin(run, config, load_episodes(tmp_path / "d.parquet"), resume=True)  # without trackers, and the same run
