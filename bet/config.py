@@ -116,7 +116,7 @@ class DataConfig(Frozen):
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the episodes that train; the others validate."""
     observation: str = "state"
-    """Observation layout; pusht has `state` and `agent` (the pusher's position alone)."""
+    """Observation layout; pusht has `state`, `agent` (the pusher's position alone), `keypoints8` and `keypoints9`."""
     normalize: Normalize = Normalize.NONE
     """`minmax` scales observations and actions to [-1, 1] by the training split; `none` leaves them."""
     drop_last_window: bool = False
@@ -170,7 +170,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Frozen):
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # what the tables of a run hold
     """Seed of initial weights, sample order and dropout."""
     epochs: PositiveInt = 50
     """Passes over the training windows."""
@@ -192,7 +192,7 @@ class TrainConfig(Frozen):
     """Largest gradient norm. None: no clipping."""
     device: str = "cpu"
     """Where training runs: cpu, cuda, cuda:1."""
-    threads: PositiveInt = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1  # of many more than there are CPUs, torch dies
     """Torch threads of a training process. The weights' last bits depend on it; models this small gain nothing."""
     precision: Precision = Precision.FLOAT32
     """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16`. Acting is always float32."""

@@ -103,7 +103,7 @@ class Task:
         self._check_layout(data.observation)
         episodes = self._load(data)
         if episodes.task != self.name:
-            raise DataError(f"{data.path}: demonstrations of {episodes.task!r}, expected {self.name!r}")
+            raise DataError(f"{episodes.source}: demonstrations of {episodes.task!r}, expected {self.name!r}")
         self.check(episodes, data.observation)
         return episodes
 

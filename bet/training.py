@@ -34,6 +34,7 @@ from bet.workers import ALONE, Workers
 
 _ORDER, _DROPOUT = 0, 1  # spawn keys of the two uses of train.seed beside the initial weights
 _VALIDATION_BATCH = 1024
+_DEVICES = ("cpu", "cuda")
 
 
 class TrainingDivergedError(FailedRunError):
@@ -95,6 +96,8 @@ class _Tensors:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
+        if device.type not in _DEVICES:
+            raise RuntimeError(f"training runs on {' or '.join(_DEVICES)}")
         torch.empty(1, device=device)
     except (AssertionError, RuntimeError) as error:  # torch asserts that it was compiled with CUDA
         raise UsageError(f"train.device: {name!r} is not available here: {str(error).splitlines()[0]}") from error

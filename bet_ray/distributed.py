@@ -24,6 +24,7 @@ from bet.config import Config
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.training import Epoch
+from bet.wording import counted
 from bet.workers import Workers
 from bet_ray.session import on_cluster, session
 from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train
@@ -43,11 +44,15 @@ def train_on_workers(
 ) -> Epoch:
     """As `bet_ray.training.train`, on Ray Train workers of `train.threads` CPUs (and with `use_gpu` a GPU) each.
 
-    Raises what `train` raises, and `FailedRunError` when workers keep dying; a resume then continues.
+    Raises what `train` raises, `UsageError` for more GPUs than this machine has, and `FailedRunError` when workers keep
+    dying; a resume then continues.
     """
     run = run.resolve()
     scratch = run / _SCRATCH
     with session(workers.most * config.train.threads):
+        devices = int(ray.cluster_resources().get("GPU", 0))
+        if use_gpu and not on_cluster() and devices < workers.least:  # Ray Train would wait for them for ever
+            raise UsageError(f"--use-gpu: {counted(workers.least, 'worker')}, but Ray finds {devices} GPUs here")
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"run": run, "config": config, "episodes": [ray.put(episodes)], "gpu": use_gpu},

@@ -121,7 +121,10 @@ def rescore(run: Path) -> tuple[SimulatedTask, list[Rescored]]:
 
 def _task_of(run: Path) -> SimulatedTask:
     for file in sorted((run / "episodes").rglob("*.parquet")):
-        names = pq.read_table(file, columns=["task"]).column("task")
+        try:
+            names = pq.read_table(file, columns=["task"]).column("task")
+        except (OSError, pa.ArrowInvalid, KeyError):  # the ledger sets torn files aside, and refuses others
+            continue
         if len(names):
             return tasks.simulated(names[0].as_py())
     raise RunError(f"{run}: no episodes; run bet-ray eval {run} --trajectories first")

@@ -52,6 +52,7 @@ def vectors(table: pa.Table, column: str, path: Path, size: int | None = None) -
 
 
 def _column(table: pa.Table, column: str, path: Path) -> pa.ChunkedArray:
-    if column not in table.column_names:
-        raise DataError(f"{path}: no column {column!r}")
+    count = table.column_names.count(column)
+    if count != 1:
+        raise DataError(f"{path}: {'no column' if count == 0 else f'{count} columns'} {column!r}")
     return table.column(column)

@@ -18,11 +18,11 @@ Source: github.com/huggingface/lerobot, `src/lerobot/datasets` at v0.3.3 (2.1) a
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from bet.config import validation_message
 from bet.data.arrow import integers, read_table, vectors
@@ -71,7 +71,7 @@ class _Episode(BaseModel):
     """A line of `meta/episodes.jsonl`."""
 
     episode_index: NonNegativeInt
-    length: PositiveInt
+    length: Annotated[int, Field(gt=0, lt=2**31)]
 
 
 def version_of(path: Path) -> LeRobotVersion:

@@ -21,7 +21,7 @@ def read_npy(path: Path, shape: tuple[str | int, ...]) -> NDArray[Any]:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, MemoryError) as error:  # the last two: of a damaged shape
         if "allow_pickle" in str(error):
             raise DataError(f"{path}: holds pickled objects, which are never loaded; save plain numbers") from error
         raise DataError(f"{path}: not a readable .npy file: {str(error).splitlines()[0]}") from error

@@ -69,7 +69,10 @@ def save_pusht_zarr(episodes: Episodes, path: Path) -> None:
 
 def _read(path: Path, group: zarr.Group, key: str, columns: int | None) -> NDArray[Any]:
     shape = "(E,)" if columns is None else f"(N, {columns})"
-    array = group.get(key)
+    try:
+        array = group.get(key)
+    except Exception as error:  # zarr has an exception for every way in which a description can be wrong
+        raise _unreadable(path, key, error) from error
     if not isinstance(array, zarr.Array):
         raise DataError(f"{path}: no array {key} {shape}; is this a PushT replay buffer?")
     if array.ndim != (1 if columns is None else 2) or (columns is not None and array.shape[1] != columns):
@@ -77,13 +80,19 @@ def _read(path: Path, group: zarr.Group, key: str, columns: int | None) -> NDArr
     kind = np.integer if columns is None else np.floating
     if not np.issubdtype(array.dtype, kind):
         raise DataError(f"{path}: {key} holds {array.dtype}, expected {kind.__name__} numbers")
-    missing = array.nchunks - array.nchunks_initialized
+    try:
+        missing = array.nchunks - array.nchunks_initialized
+        values = np.asarray(array[:])
+    except Exception as error:  # and every codec one of its own
+        raise _unreadable(path, key, error) from error
     if missing:  # legal in zarr, where such chunks hold zeros; in demonstrations, the mark of half a copy
         warnings.warn(
             f"{path}: {key} lacks {missing} of its {array.nchunks} chunks, which read as zeros: an incomplete copy?",
             stacklevel=4,
         )
-    try:
-        return np.asarray(array[:])
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: {key} cannot be read ({error}); copy or download it again") from error
+    return values
+
+
+def _unreadable(path: Path, key: str, error: Exception) -> DataError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return DataError(f"{path}: {key} cannot be read ({reason}); copy or download it again")

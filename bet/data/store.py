@@ -45,4 +45,4 @@ def load_episodes(path: Path) -> Episodes:
     if (np.diff(episode) < 0).any():
         raise DataError(f"{path}: rows are not ordered by episode (row {int(np.argmax(np.diff(episode) < 0)) + 1})")
     ends = np.append(np.flatnonzero(np.diff(episode)) + 1, len(episode))
-    return Episodes(observations, actions, ends, metadata[_TASK].decode(), str(path))
+    return Episodes(observations, actions, ends, metadata[_TASK].decode(errors="replace"), str(path))

@@ -101,6 +101,13 @@ SHARED = {
 }
 
 
+@pytest.mark.parametrize(("key", "most"), [("train.seed", 2**63 - 1), ("train.threads", 1024)])
+def test_what_would_only_fail_later_is_refused_at_once(key: str, most: int) -> None:
+    assert value_of(make_config("pusht", {key: most}), key) == most
+    with pytest.raises(ConfigError, match=f"^{key}: Input should be less than"):
+        make_config("pusht", {key: most + 1})
+
+
 def value_of(config: Config, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
@@ -166,7 +173,7 @@ LAYER = st.fixed_dictionaries(
         "model.offsets": st.booleans(),
         "model.dropout": st.floats(0, 0.99),
         "loss.gamma": st.floats(0, 10),
-        "train.seed": st.integers(0, 2**64 - 1),
+        "train.seed": st.integers(0, 2**63 - 1),
         "train.lr": st.floats(1e-9, 1e9),
         "train.ema": st.none() | st.floats(0.1, 0.9),
         "data.path": st.none() | st.text(),

@@ -102,6 +102,12 @@ def test_a_range_of_workers_takes_what_there_is(alone: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_gpus_that_are_not_here_are_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--use-gpu: 1,000 workers, but Ray finds \d+ GPUs here"):
+        train_on_workers(tmp_path, *started(tmp_path), WorkerCount(1000, 1000), use_gpu=True)
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_errors_of_ours_are_not_tried_again(tmp_path: Path) -> None:
     began = time.monotonic()
     config, episodes = started(tmp_path / "a", model_trunk="mlp", model_batch_norm=True)

@@ -85,6 +85,18 @@ def test_a_table_that_says_otherwise_is_told_apart_and_exits_with_1(
     assert printed.err == f"error: {tmp_path}: its episode table is not what its saved steps say\n"
 
 
+def test_a_torn_table_of_episodes_is_set_aside(trained: Path, results: list[EpisodeResult], tmp_path: Path) -> None:
+    torn = tmp_path / "episodes" / "0.parquet"
+    torn.parent.mkdir()
+    torn.write_bytes(b"PAR1 no")
+    with pytest.raises(RunError, match="no episodes"):
+        rescore(tmp_path)
+    record(tmp_path, trained, results, results)
+    with pytest.warns(UserWarning, match=r"0\.parquet does not open"):
+        _, (group,) = rescore(tmp_path)
+    assert group.different == {}
+
+
 def test_a_run_without_steps_says_how_to_keep_them(trained: Path, results: list[EpisodeResult], tmp_path: Path) -> None:
     record(tmp_path, trained, results, [])
     with pytest.raises(RunError, match="--trajectories --out"):

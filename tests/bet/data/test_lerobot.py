@@ -278,6 +278,7 @@ def test_a_file_with_fewer_steps_than_listed_is_refused(version: LeRobotVersion,
     ("line", "message"),
     [
         ('{"episode_index": 1, "length": 0}', "line 2: length: Input should be greater than 0"),
+        (f'{{"episode_index": 1, "length": {2**70}}}', "line 2: length: Input should be less than"),
         ('{"episode_index": 7, "length": 1}', "entry 1 is of episode 7; expected every episode once"),
         ('{"length": 1}', "line 2: episode_index: missing"),
         ("{", "line 2: "),

@@ -39,6 +39,13 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
     assert "not a readable .npy file" in complaint(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("shape", [(10**12, 2), (10**30, 2)])
+def test_a_shape_beyond_all_memory_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    assert "not a readable .npy file" in complaint(tmp_path / "a.npy")
+
+
 def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[1.0], None], dtype=object), allow_pickle=True)
     assert "holds pickled objects, which are never loaded" in complaint(tmp_path / "a.npy")

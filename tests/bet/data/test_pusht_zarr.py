@@ -1,5 +1,6 @@
 """The replay buffer of PushT: states seen through layouts, and whatever is damaged named."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -120,6 +121,23 @@ def test_a_damaged_chunk_is_refused(tmp_path):
     path = write(tmp_path / "a.zarr")
     (path / "data" / "action" / "0.0").write_bytes(b"rubbish")
     assert "data/action cannot be read" in message(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [10**14, 5]},
+        {"filters": [{"id": "pickle", "protocol": 5}]},
+        {"compressor": {"id": "zlib", "level": 1}},
+    ],
+)
+def test_a_damaged_description_is_refused(tmp_path, change):
+    path = write(tmp_path / "a.zarr")
+    described = path / "data" / "state" / ".zarray"
+    described.write_text(json.dumps(json.loads(described.read_text()) | change))
+    assert "data/state cannot be read" in message(path)
+    described.write_text("{")
+    assert "data/state cannot be read" in message(path)
 
 
 def test_a_moved_folder_reads_the_same(tmp_path):

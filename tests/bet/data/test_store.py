@@ -122,6 +122,20 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     assert f"no column {column!r}" in complaint(rewritten(tmp_path / "a.parquet", **{column: None}))
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "a.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("episode", table.column("episode")), path)
+    assert "2 columns 'episode'" in complaint(path)
+
+
+def test_a_task_that_is_not_text_is_still_a_name(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "a.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"bet.task": b"\xff"}), path)
+    assert load_episodes(path).task == "\ufffd"
+
+
 def test_episodes_that_are_not_in_order_are_refused_with_the_row(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "a.parquet", episode=pa.array([0, 0, 2, 2, 1, 1, 1, 3, 3]))
     assert "rows are not ordered by episode (row 4)" in complaint(path)
