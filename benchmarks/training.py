@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contest import Contestant, cells, compete, machine, prepared, ratio
+from benchmarks.contest import THREADS, Contestant, cells, compete, machine, prepared, ratio
 from bet.codebook import encode
 from bet.config import Config, Precision, changed, make_config
 from bet.data.episodes import Episodes
@@ -51,6 +51,9 @@ class Kind(StrEnum):
     MIXED = "DataLoader, our network"
     OURS = "bet-ray"
     BOUND = "bounds"
+
+
+RIVALS = (Kind.RIVAL, Kind.MIXED)
 
 
 @dataclass(frozen=True)
@@ -349,10 +352,13 @@ def contestants(size: Size, device: str) -> tuple[list[Contestant], Training, Bo
     ]
     found.append(Contestant(Kind.MIXED, "0 workers", loop(OurNetwork(model()), 0), unit))
     found.append(Contestant(Kind.OURS, "Training.step", partial(train, training), unit))
-    if training.device.type == "cuda":
-        for precision in (Precision.TF32, Precision.BF16):
-            other = Training(changed(config, {"train.precision": precision}), episodes)
-            found.append(Contestant(Kind.OURS, f"Training.step, {precision}", partial(train, other), unit))
+    others: list[dict[str, Any]] = [{"train.precision": precision} for precision in (Precision.TF32, Precision.BF16)]
+    if training.device.type == "cpu":  # rivals may have all cores, too
+        others: list[dict[str, Any]] = [{"train.threads": THREADS}] if THREADS > 1 else []
+    for change in others:
+        other = partial(train, Training(changed(config, change), episodes))
+        told = ", ".join(f"{key}={value}" for key, value in change.items())
+        found.append(Contestant(Kind.OURS, told, other, unit, change.get("train.threads", 1)))
     bounds = Bounds(size, config, model())
     found += [
         Contestant(Kind.BOUND, "network alone", bounds.network, unit),
@@ -377,9 +383,9 @@ def show(field: Sequence[Contestant], rates: Sequence[Sequence[float]], console:
             table.add_row(f"[bold]{kind}")
         table.add_row(*cells(contestant, found), f"{ratio(found, rival):.2f}", f"{ratio(found, bound):.0%}")
     console.print(table)
-    reached = ratio(of(Kind.OURS)[0], rival)
+    reached = ratio(max(of(Kind.OURS), key=statistics.median), rival)
     verdict = "reached" if reached >= TARGET else "missed"
-    console.print(f"Training.step: {reached:.2f} x the best DataLoader loop, target {TARGET:g} x: {verdict}")
+    console.print(f"bet-ray: {reached:.2f} x the best DataLoader loop, target {TARGET:g} x: {verdict}")
 
 
 # Where our time goes.
@@ -458,7 +464,7 @@ def main() -> None:
                 everyone, training, bounds = contestants(size, options.device)
             except UsageError as error:
                 parser.error(str(error))
-            contest = [prepared(one, options.seconds, rival=one.kind is Kind.RIVAL) for one in everyone]
+            contest = [prepared(one, options.seconds, rival=one.kind in RIVALS) for one in everyone]
         model, batch = training.config.model, training.config.train.batch_size
         console.print(
             f"\n{size.name}: {model.layers} layers, {model.heads} heads, width {model.width}, window {model.window}, "

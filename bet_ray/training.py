@@ -36,9 +36,9 @@ class WorkerCount:
     @classmethod
     def parse(cls, text: str) -> "WorkerCount":
         """`"2"` or `"2-4"`. Raises `UsageError`."""
-        least, _, most = text.partition("-")
+        least, dash, most = text.partition("-")
         try:
-            count = cls(int(least), int(most or least))
+            count = cls(int(least), int(most if dash else least))
         except ValueError:
             raise UsageError(f"--num-workers: expected a number like 2 or a range like 2-4, got {text!r}") from None
         if not 1 <= count.least <= count.most:

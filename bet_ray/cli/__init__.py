@@ -54,6 +54,12 @@ def main() -> None:
             raise
         errors.print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except (MemoryError, RuntimeError) as error:  # NumPy's, or torch's on any device
+        if debug or "memory" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        errors.print(f"[red]error:[/] {escape(reason)}; try a smaller train.batch_size or model.width")
+        sys.exit(1)
     except Interrupted as stop:
         errors.print(escape(str(stop)))
         sys.exit(INTERRUPTED)

@@ -1,6 +1,7 @@
 """`bet-ray eval` and `bet-ray replay`."""
 
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,8 +101,8 @@ def evaluate(
     if plot:
         from bet_ray.show.rollouts import show_rollouts
 
-        command = shlex.join(["bet-ray", "eval", str(run), *(settings or []), "--episodes", str(episodes)])
-        page = show_rollouts(policy, recipe, chosen, table, target, f"{command} --split {chosen.value} --plot")
+        typed = shlex.join(["bet-ray", *sys.argv[1:]])
+        page = show_rollouts(policy, recipe, chosen, table, target, typed)
         console.print(f"page: {page}")
 
 

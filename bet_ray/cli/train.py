@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Train one policy on a task's demonstrations."""
     from bet import tasks
-    from bet.config import flatten, load_yaml, make_config, parse_overrides, task_named
+    from bet.config import ConfigError, flatten, load_yaml, make_config, parse_overrides, task_named
     from bet.policy import Policy
     from bet.training import Epoch
     from bet_ray import training
@@ -56,6 +56,8 @@ def train(
     device = {"train.device": "cuda"} if use_gpu else {}
     overrides = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
     resolved = make_config(task, *layers, device, overrides)
+    if use_gpu and not resolved.train.device.startswith("cuda"):
+        raise ConfigError(f"--use-gpu does not go with train.device={resolved.train.device}")
     run = run_directory(out, task, resume)
     episodes = found.load(resolved.data)
     training.begin(run, resolved, episodes, resume)

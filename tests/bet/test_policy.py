@@ -3,6 +3,7 @@
 Bits are compared, not closeness, wherever an episode's result may not depend on what ran beside it.
 """
 
+import copy
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -236,6 +237,21 @@ def test_it_acts_with_the_same_bits_after_saving_and_loading(policy: Policy, tmp
     assert loaded.config == policy.config
     assert loaded.dataset_digest == policy.dataset_digest
     assert loaded.numerics == policy.numerics
+
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_a_device_changes_its_numerics_and_nothing_that_stays(policy: Policy, device: str) -> None:
+    moved, request = copy.deepcopy(policy), request_of(policy, 20)
+    assert moved.to(device).device.type == device
+    assert (moved.digest, device in moved.numerics) == (policy.digest, True)
+    actions, bins = moved.act(*request)
+    assert (np.isfinite(actions).all(), bins.shape) == (True, (20,))
+    np.testing.assert_array_equal(moved.bin_centers, policy.bin_centers)
+    assert_same(moved.to("cpu").act(*request), policy.act(*request))
+    assert moved.numerics == policy.numerics
 
 
 def test_saving_again_writes_the_same_bytes_and_leaves_nothing_else(policy: Policy, tmp_path: Path) -> None:

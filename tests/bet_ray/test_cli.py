@@ -67,6 +67,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "pointmass2", "data.path=nowhere.parquet"], "nowhere.parquet: no such file"),
         (["train", "pointmass2", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["train", "pointmass2", "train.device=gpu"], "train.device"),
+        (["train", "pointmass2", "--use-gpu", "train.device=cpu"], "--use-gpu does not go with train.device=cpu"),
         (["eval", "nowhere"], "nowhere: no such run or policy directory"),
         (["eval", "."], "neither a policy"),
         (["train", "pointmass2", "--resume"], "--resume needs --out"),
@@ -146,6 +147,19 @@ def test_a_directory_in_use_is_not_trained_into(trained: Path, refused: Refused)
 def test_an_unknown_split_is_refused(trained: Path, refused: Refused) -> None:
     for command in ("eval", "replay"):
         assert "no split 'reports'; did you mean 'report'?" in refused(command, trained, "--split", "reports")
+
+
+def test_a_network_that_does_not_fit_into_memory_is_one_line_and_a_failed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["bet-ray", "train", "pointmass2", "model.width=100000000", "--out", out])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "allocate memory" in line
+    assert line.endswith("try a smaller train.batch_size or model.width")
 
 
 @pytest.mark.parametrize(

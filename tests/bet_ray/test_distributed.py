@@ -140,7 +140,7 @@ def test_a_number_or_a_range_says_how_many_workers(text: str, count: tuple[int, 
     assert WorkerCount.parse(text) == WorkerCount(*count)
 
 
-@pytest.mark.parametrize("text", ["", "two", "0", "4-2", "-1", "1-2-3", "1.5"])
+@pytest.mark.parametrize("text", ["", "two", "0", "4-2", "2-", "-1", "1-2-3", "1.5"])
 def test_what_is_no_number_of_workers_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--num-workers"):
         WorkerCount.parse(text)
