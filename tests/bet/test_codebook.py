@@ -44,7 +44,7 @@ sizes = given(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @sizes
 def test_encode_gives_the_nearest_centre(seed: int, count: int, bins: int, dim: int, scale: float) -> None:
     points, centers = tensors(seed, count, bins, dim, scale)
@@ -55,7 +55,7 @@ def test_encode_gives_the_nearest_centre(seed: int, count: int, bins: int, dim: 
     torch.testing.assert_close(offsets.double().norm(dim=-1), away.min(-1).values, rtol=1e-4, atol=1e-4 * scale)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @sizes
 def test_decode_undoes_encode(seed: int, count: int, bins: int, dim: int, scale: float) -> None:
     points, centers = tensors(seed, count, bins, dim, scale)
@@ -141,7 +141,7 @@ def test_centres_that_coincide_are_refused_with_how_many_differ() -> None:
         fit_codebook(actions, 3, seed=0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 60), bins=st.integers(1, 12), grid=st.integers(1, 4))
 def test_any_actions_give_distinct_finite_centres_among_them_or_one_clear_line(
     seed: int, count: int, bins: int, grid: int

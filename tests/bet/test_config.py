@@ -189,7 +189,7 @@ def nested(layer: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(layers=st.lists(LAYER, max_size=3), shuffle=st.randoms(use_true_random=False))
 def test_the_last_layer_wins_and_the_order_of_keys_does_not_matter(layers: list[dict[str, Any]], shuffle: Any) -> None:
     config = make_config("pusht", *layers)
@@ -208,7 +208,7 @@ def test_the_last_layer_wins_and_the_order_of_keys_does_not_matter(layers: list[
     assert again.digest == config.digest
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(layer=LAYER)
 def test_dotted_nested_and_short_keys_mean_the_same(layer: dict[str, Any]) -> None:
     short = {long: short for short, long in SHORT_FORMS.items()}
@@ -217,7 +217,7 @@ def test_dotted_nested_and_short_keys_mean_the_same(layer: dict[str, Any]) -> No
     assert flatten({short.get(key, key): value for key, value in layer.items()}) == layer
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(layer=LAYER)
 def test_a_config_written_as_json_reads_back_with_its_digest(layer: dict[str, Any]) -> None:
     config = make_config("pointmass1", layer)

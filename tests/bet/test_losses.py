@@ -48,7 +48,7 @@ def test_known_values(p: float, gamma: float, loss: float) -> None:
     assert focal_loss(logits, torch.tensor(0), gamma).item() == pytest.approx(loss, rel=1e-5, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(gamma=st.floats(0, 5), seed=st.integers(0, 2**32), bins=st.integers(1, 9))
 def test_it_is_cross_entropy_damped_where_the_true_bin_is_likely(gamma: float, seed: int, bins: int) -> None:
     logits, targets = random_logits(4, bins, seed=seed).double(), torch.arange(4) % bins

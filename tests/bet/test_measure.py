@@ -109,7 +109,7 @@ def test_a_failed_episodes_route_does_not_count() -> None:
     assert result.mode_shares["diagonal"] == 1.0
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     counts=st.lists(st.integers(0, 30), min_size=4, max_size=4),
     failures=st.integers(0, 30),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import ArrayLike, NDArray
@@ -200,7 +200,6 @@ COUNTS = npst.arrays(
 )
 
 
-@settings(deadline=None)
 @given(counts=COUNTS, shares=SHARES)
 def test_mode_coverage_is_one_less_the_total_variation_distance(
     counts: NDArray[np.int64], shares: NDArray[np.float64]

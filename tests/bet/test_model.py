@@ -164,7 +164,7 @@ def test_what_follows_the_last_real_position_changes_no_bit_of_read(model: Model
 # Bits.
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(shuffle=st.permutations(range(BATCH)), keep=st.integers(1, BATCH), fill=st.sampled_from([0.0, 1.0, 1e9]))
 def test_a_rows_bits_depend_on_neither_its_position_nor_its_neighbours(
     model: Model, shuffle: list[int], keep: int, fill: float
@@ -193,7 +193,7 @@ def shapes(draw: st.DrawFn) -> tuple[ModelConfig, int, int, int]:
     return config, draw(st.integers(1, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 40))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shape=shapes(), data=st.data())
 def test_equal_rows_have_equal_bits_at_every_place_of_a_batch_in_every_legal_shape(
     shape: tuple[ModelConfig, int, int, int], data: st.DataObject

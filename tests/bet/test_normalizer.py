@@ -18,7 +18,7 @@ VALUES = npst.arrays(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=VALUES)
 def test_minmax_spans_minus_one_to_one(values: NDArray[np.float32]) -> None:
     low, high = values.min(axis=0), values.max(axis=0)
@@ -34,7 +34,7 @@ def test_minmax_spans_minus_one_to_one(values: NDArray[np.float32]) -> None:
     assert not scaled[:, ~varies].any()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=VALUES, kind=st.sampled_from(Normalize))
 def test_denormalize_undoes_normalize(values: NDArray[np.float32], kind: Normalize) -> None:
     normalizer = fit_normalizer(values, kind)
@@ -44,7 +44,7 @@ def test_denormalize_undoes_normalize(values: NDArray[np.float32], kind: Normali
     assert (np.abs(again - values) <= 4 * EPS * largest + 1e-30).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=VALUES)
 def test_none_changes_no_bit(values: NDArray[np.float32]) -> None:
     normalizer = fit_normalizer(values, Normalize.NONE)
@@ -52,7 +52,7 @@ def test_none_changes_no_bit(values: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(normalizer.denormalize(values), values)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=VALUES)
 def test_a_constant_dimension_is_centred_and_keeps_its_unit(values: NDArray[np.float32]) -> None:
     values[:, 0] = values[0, 0]
@@ -63,7 +63,7 @@ def test_a_constant_dimension_is_centred_and_keeps_its_unit(values: NDArray[np.f
     assert normalizer.normalize(values + 1)[0, 0] == pytest.approx(1, abs=4 * EPS * float(abs(values[0, 0]) + 1))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=VALUES, kind=st.sampled_from(Normalize))
 def test_json_keeps_every_bit(values: NDArray[np.float32], kind: Normalize) -> None:
     normalizer = fit_normalizer(values, kind)

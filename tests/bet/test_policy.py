@@ -121,7 +121,7 @@ def test_no_rows_give_no_actions(policy: Policy) -> None:
     assert bins.shape == (0,)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(data=st.data(), rows=st.integers(1, 40))
 def test_a_row_depends_on_neither_its_number_nor_its_order_among_others(
     policy: Policy, data: st.DataObject, rows: int
@@ -215,7 +215,7 @@ def test_uniforms_draw_bins_by_the_inverse_of_the_cumulative_distribution() -> N
     assert drawn(policy, uniforms).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(logits=st.lists(st.floats(-8, 8), min_size=1, max_size=9))
 def test_bins_are_drawn_as_often_as_softmax_says(logits: list[float]) -> None:
     count = 320

@@ -150,7 +150,7 @@ def test_the_number_of_slots_and_the_order_change_no_bit(case: Case, slots: int)
     assert_all_same(actual, case.expected)
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(indices=st.lists(st.integers(0, EPISODES - 1), min_size=1, max_size=8, unique=True), slots=st.integers(1, 9))
 def test_any_selection_of_episodes_gives_the_same_rows(case: Case, indices: list[int], slots: int) -> None:
     actual = case.run(indices, slots)
@@ -375,7 +375,7 @@ def test_no_episodes_are_no_work() -> None:
 EPISODE = st.tuples(st.sampled_from(Split), st.integers(0, 2**40))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(episodes=st.lists(EPISODE, min_size=2, max_size=8, unique=True), seed=st.integers(0, 2**64))
 def test_no_two_episodes_share_their_randomness(episodes: list[tuple[Split, int]], seed: int) -> None:
     recipe = protocol("pointmass2", 4, seed=seed)
@@ -388,7 +388,7 @@ def test_no_two_episodes_share_their_randomness(episodes: list[tuple[Split, int]
         assert ((uniforms >= 0) & (uniforms < 1)).all()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(episode=EPISODE, few=st.integers(1, 20), more=st.integers(0, 20))
 def test_randomness_depends_on_the_seed_the_split_and_the_index_alone(
     episode: tuple[Split, int], few: int, more: int

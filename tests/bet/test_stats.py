@@ -30,7 +30,7 @@ MONTE_CARLO = 0.01  # how far 10,000 draws may put a limit from its exact value,
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 rates = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 rate_methods: st.SearchStrategy[RateMethod] = st.sampled_from(get_args(RateMethod))
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 
 
 def success_rate(counts: NDArray[np.float64]) -> NDArray[np.float64]:  # (..., K) -> (...)

@@ -61,7 +61,7 @@ def test_an_empty_ledger_reads_as_no_rows(tmp_path: Path) -> None:
     assert indices(ledger) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     batches=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6, unique=True), min_size=1, max_size=6),
     compact_after=st.sets(st.integers(0, 5)),

@@ -25,7 +25,7 @@ def masks_file(path: Path, release: BetRelease) -> Path:
 
 
 @every_release
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_saved_loads_to_the_bit(
     release: BetRelease, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

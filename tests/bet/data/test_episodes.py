@@ -122,7 +122,7 @@ def test_select_takes_whole_episodes_in_the_order_asked_for(lengths: list[int], 
 # The split.
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=2, max_size=30),
     fraction=st.floats(0.01, 0.99),

@@ -39,7 +39,7 @@ def write(path: Path, version: LeRobotVersion, layout: PushTLayout = PushTLayout
 
 @every_version
 @every_layout
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_what_is_saved_loads_to_the_bit(
     version: LeRobotVersion, layout: PushTLayout, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -22,7 +22,7 @@ def sample() -> Episodes:
     return Episodes(rng.random((9, 3), np.float32), rng.random((9, 2), np.float32), np.array([4, 5, 9]), "pusht")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=6),
     obs_dim=st.integers(1, 4),

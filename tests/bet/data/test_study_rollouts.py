@@ -40,7 +40,7 @@ def test_a_rollout_is_its_steps_until_done_or_all_that_were_taken(tmp_path: Path
 
 
 @pytest.mark.parametrize("task", TASKS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_saved_loads_to_the_bit(
     task: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

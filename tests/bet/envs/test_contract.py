@@ -64,7 +64,7 @@ def restoring(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-few_examples = settings(max_examples=10, deadline=None)  # each steps an environment many times
+few_examples = settings(max_examples=10)  # each steps an environment many times
 
 
 def random_actions(env: SlotVectorEnv, seed: int, steps: int) -> NDArray[np.float32]:

@@ -71,7 +71,7 @@ def test_starts_stay_within_the_bounds_however_large_the_noise() -> None:
     assert (env.states <= 6).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     version=st.sampled_from(PointMassVersion),
     start=st.tuples(st.floats(-1, 6), st.floats(-1, 6)),

@@ -74,7 +74,7 @@ def test_the_published_number_has_the_promised_form(version: PointMassVersion) -
     np.testing.assert_array_equal(episodes.lengths, steps[demonstrated_routes(version, 20_000, seed=0)])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     version=st.sampled_from(PointMassVersion),
     few=st.integers(1, 20),
