@@ -16,7 +16,8 @@ demo: .venv/.ready  ## point mass 2: generate demonstrations, sweep, measure the
 	$(BIN)/bet-ray demo
 
 test: check  ## lint, types, every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -m slow
 
 check: .venv/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -46,7 +46,7 @@ def test_a_simulated_task_has_a_protocol_and_columns_of_its_own(task: SimulatedT
     assert dataclasses.is_dataclass(task.outcome_type)
 
 
-@pytest.mark.parametrize("name", TASKS.keys() - SIMULATED.keys())
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in SIMULATED])
 def test_a_task_without_a_simulator_is_refused_where_one_is_needed(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name} has no simulator yet: .*looked at and trained on.*$"):
         simulated(name)

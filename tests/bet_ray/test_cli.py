@@ -153,7 +153,7 @@ def test_a_network_that_does_not_fit_into_memory_is_one_line_and_a_failed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "run")
-    monkeypatch.setattr(sys, "argv", ["bet-ray", "train", "pointmass2", "model.width=100000000", "--out", out])
+    monkeypatch.setattr(sys, "argv", ["bet-ray", "train", "pointmass2", "model.width=40000000000000", "--out", out])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 1

@@ -62,6 +62,6 @@ def test_a_trial_that_ends_is_told_once_with_its_score_and_epochs(capsys: pytest
         tell([FAR])
         tell([WINNER, FAR])
     assert capsys.readouterr().err.splitlines() == [
-        "[1/3] codebook.bins=1: 0.50 [0.40, 0.60] after 1 epoch",
-        "[2/3] codebook.bins=3: 0.80 [0.70, 0.90] after 1 epoch",
+        "[1/3] bins=1: 0.50 [0.40, 0.60] after 1 epoch",
+        "[2/3] bins=3: 0.80 [0.70, 0.90] after 1 epoch",
     ]
