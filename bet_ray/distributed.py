@@ -5,7 +5,9 @@ after kill -9 of its driver, go on from it, with as many workers as there are th
 """
 
 import json
+import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -49,6 +51,11 @@ def train_on_workers(
     """
     run = run.resolve()
     scratch = run / _SCRATCH
+    asked, there = workers.most * config.train.threads, os.cpu_count() or 1
+    if asked > there and not on_cluster():
+        warnings.warn(
+            f"{workers.most} workers of train.threads={config.train.threads} share {there} CPUs", stacklevel=2
+        )
     with session(workers.most * config.train.threads):
         devices = int(ray.cluster_resources().get("GPU", 0))
         if use_gpu and not on_cluster() and devices < workers.least:  # Ray Train would wait for them for ever

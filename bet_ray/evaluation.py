@@ -37,7 +37,7 @@ NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_policy(path: Path) -> Policy:
-    """As `Policy.load`; besides raises `RunError` for a sweep that has no winner yet."""
+    """As `Policy.load`; besides raises `RunError` for a sweep that has no winner yet, or episodes alone."""
     policies = path / "policies"
     if policies.is_dir() and not (policies / BEST).exists() and read_manifest(path).get("kind") == "sweep":
         kept = next(iter(sorted(policies.glob(f"*/*/*/{POLICY_JSON}"))), policies / "TRIAL/SEED/EPOCH" / POLICY_JSON)
@@ -45,6 +45,8 @@ def load_policy(path: Path) -> Policy:
             f"{path}: the sweep is not finished, it has no winner yet; finish it with `bet-ray sweep FILE --out {path} "
             f"--resume`, or take one of its policies: {kept.parent}"
         )
+    if (path / "episodes").is_dir() and not policies.is_dir():
+        raise RunError(f"{path}: holds episodes and no policy; name the run that the policy was trained in")
     return Policy.load(path)
 
 

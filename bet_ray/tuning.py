@@ -26,7 +26,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from bet import tasks
-from bet.config import ConfigError, Frozen, Split
+from bet.config import ConfigError, Frozen, Split, canonical_json
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
@@ -180,7 +180,8 @@ def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
 
     def rank(record: TrialRecord) -> tuple[bool, float, str]:
         best = record.best(objective)
-        return best is None, sign * best.objective if best else 0.0, record.trial
+        # Of equals by what they set: a trial's name also depends on where its demonstrations lie.
+        return best is None, sign * best.objective if best else 0.0, canonical_json(record.setting)
 
     return sorted(records, key=rank)
 

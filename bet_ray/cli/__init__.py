@@ -44,6 +44,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for package in ("bet", "bet_ray") if debug else ():
         logging.getLogger(package).setLevel(logging.DEBUG)
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into arrays here, and looks for no screen
     if os.getcwd() not in sys.path:  # so that `my_pkg:MyEnv-v0` finds my_pkg.py here; Ray tells its workers
         sys.path.append(os.getcwd())
     warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)

@@ -98,6 +98,10 @@ def evaluate(
     console.print(
         f"{counted(ran, 'episode')} run{rate}, {episodes - ran:,} recorded already · {target}/episodes", soft_wrap=True
     )
+    if trajectories and ran < episodes:
+        console.print(
+            f"steps are kept of the {counted(ran, 'episode')} run now; with another --out the rest runs again"
+        )
     if plot:
         from bet_ray.show.rollouts import show_rollouts
 

@@ -7,15 +7,16 @@ import typer
 
 from bet.wording import counted
 from bet_ray.cli.console import console
+from bet_ray.cli.demonstrations import load
 from bet_ray.cli.measured import print_measured
 
-EXAMPLES = (
-    "Examples: `bet-ray metrics runs/a` · `bet-ray metrics pusht_cchi_v7_replay.zarr` · `bet-ray metrics rollouts/`"
-)
+EXAMPLES = "Examples: `bet-ray metrics runs/a` · `bet-ray metrics pusht` · `bet-ray metrics rollouts/`"
 
 
 def metrics(
-    path: Annotated[Path, typer.Argument(help="Run directory with trajectories; or demonstrations or saved rollouts.")],
+    path: Annotated[
+        str, typer.Argument(help="Run directory with trajectories; or a task's name, demonstrations or saved rollouts.")
+    ],
     observation: Annotated[str | None, typer.Option(help="Layout of demonstrations. Default: what they hold.")] = None,
 ) -> None:
     """Compute the numbers of episodes anew from their saved steps.
@@ -25,8 +26,8 @@ def metrics(
     Of demonstrations, and of rollouts that the reproduction study saved: the simulator takes every recorded action once
     more, each from the state recorded before it.
     """
-    if (path / "episodes").is_dir():
-        _of_run(path)
+    if (Path(path) / "episodes").is_dir():
+        _of_run(Path(path))
     else:
         _of_recordings(path, observation)
 
@@ -50,11 +51,10 @@ def _of_run(run: Path) -> None:
     console.print("every column is the recorded one, to the last bit")
 
 
-def _of_recordings(path: Path, observation: str | None) -> None:
+def _of_recordings(path: str, observation: str | None) -> None:
     import numpy as np
 
     from bet import tasks
-    from bet.data.formats import load
     from bet.measure import measure
     from bet.reenact import reenact
 

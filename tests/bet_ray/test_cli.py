@@ -70,6 +70,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "pointmass2", "--use-gpu", "train.device=cpu"], "--use-gpu does not go with train.device=cpu"),
         (["eval", "nowhere"], "nowhere: no such run or policy directory"),
         (["eval", "."], "neither a policy"),
+        (["metrics", "pushd"], "pushd: neither a task nor a file or folder; did you mean 'pusht'?"),
         (["train", "pointmass2", "--resume"], "--resume needs --out"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["report", "nowhere"], "nowhere: no such directory"),
@@ -179,6 +180,12 @@ def test_a_setting_that_an_evaluation_cannot_have_is_refused(
 ) -> None:
     for command in ("eval", "replay"):
         assert message in refused(command, trained, setting)
+
+
+def test_a_folder_of_episodes_alone_says_where_to_look_for_the_policy(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "episodes").mkdir()
+    for command in ("eval", "replay"):
+        assert "holds episodes and no policy; name the run" in refused(command, tmp_path)
 
 
 def test_a_video_with_another_ending_is_refused_before_the_policy_is_loaded(refused: Refused) -> None:

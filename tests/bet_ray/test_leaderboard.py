@@ -8,7 +8,7 @@ from bet.measure import Measurement
 from bet.stats import rate_interval
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 from bet_ray.sweep import Objective, parse_sweep
-from bet_ray.tuning import Rung, Status, SweepResult, TrialRecord, rivals
+from bet_ray.tuning import TRIAL_JSON, Rung, Status, SweepResult, TrialRecord, read_trials, rivals
 
 SWEEP = parse_sweep({"question": "Which?", "task": "pusht", "space": {"bins": [1, 2, 3]}, "search": "grid"}, "x")
 
@@ -65,3 +65,14 @@ def test_a_trial_that_ends_is_told_once_with_its_score_and_epochs(capsys: pytest
         "[1/3] bins=1: 0.50 [0.40, 0.60] after 1 epoch",
         "[2/3] bins=3: 0.80 [0.70, 0.90] after 1 epoch",
     ]
+
+
+def test_settings_that_tie_are_in_an_order_that_their_names_have_no_part_in(tmp_path: Path) -> None:
+    """A trial's name changes with the place of its demonstrations; its rank must not."""
+    for names in (("a", "b"), ("b", "a")):
+        for name, bins in zip(names, (3, 1), strict=True):
+            file = tmp_path / "policies" / name / TRIAL_JSON
+            file.parent.mkdir(parents=True, exist_ok=True)
+            record = trial(bins, 0.8, 0.7, 0.9).model_copy(update={"trial": name})
+            file.write_text(record.model_dump_json())
+        assert [found.setting["codebook.bins"] for found in read_trials(tmp_path, Objective.PRIMARY)] == [1, 3]
