@@ -7,12 +7,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 THREADS = torch.get_num_threads()  # torch's own choice: all cores
 
@@ -73,11 +74,33 @@ def best(rates: Sequence[Sequence[float]]) -> list[float]:
     return [max(together) for together in zip(*rates, strict=True)]
 
 
-def cells(contestant: Contestant, rates: Sequence[float]) -> tuple[str, str, str, str]:
-    """Name, torch threads, median, extremes: the first cells of a contestant's row."""
-    return (
-        f"  {contestant.name}",
-        str(contestant.threads),
-        f"{statistics.median(rates):,.0f}",
-        f"{min(rates):,.0f} .. {max(rates):,.0f}",
-    )
+def standings(
+    field: Sequence[Contestant],
+    rates: Sequence[Sequence[float]],
+    unit: str,
+    compared: Mapping[str, Callable[[Sequence[float]], str]],
+) -> Table:
+    """A row for each contestant, by kind: median and extremes in `unit`, then a column for each way to compare."""
+    table = Table("", "torch threads", unit, "min .. max", *compared)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    kind = None
+    for contestant, found in zip(field, rates, strict=True):
+        if contestant.kind is not kind:
+            kind = contestant.kind
+            table.add_section()
+            table.add_row(f"[bold]{kind}")
+        table.add_row(
+            f"  {contestant.name}",
+            str(contestant.threads),
+            f"{statistics.median(found):,.0f}",
+            f"{min(found):,.0f} .. {max(found):,.0f}",
+            *(compare(found) for compare in compared.values()),
+        )
+    return table
+
+
+def verdict(name: str, reached: float, rival: str, target: float) -> str:
+    """Whether a target was reached, in a line."""
+    said = "reached" if reached >= target else "missed"
+    return f"{name}: {reached:.2f} x {rival}, target {target:g} x: {said}"

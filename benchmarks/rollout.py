@@ -22,9 +22,8 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.contest import Contestant, best, cells, compete, machine, prepared, ratio
+from benchmarks.contest import Contestant, best, compete, machine, prepared, ratio, standings, verdict
 from bet import tasks
 from bet.codebook import decode
 from bet.config import Split, make_config
@@ -310,28 +309,14 @@ def show(field: Sequence[Contestant], rates: Sequence[Sequence[float]], console:
     serial = next(found for who, found in zip(field, rates, strict=True) if who.kind is Kind.SERIAL)
     locksteps = [found for who, found in zip(field, rates, strict=True) if who.kind is Kind.LOCKSTEP]
     best_lockstep = best(locksteps)
-    table = Table("", "torch threads", "steps/s", "min .. max", "x serial", "x best lockstep")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    kind = None
-    for contestant, found in zip(field, rates, strict=True):
-        if contestant.kind is not kind:
-            kind = contestant.kind
-            table.add_section()
-            table.add_row(f"[bold]{kind}")
-        table.add_row(
-            *cells(contestant, found),
-            f"{ratio(found, serial):.2f}",
-            f"{ratio(found, best_lockstep):.2f}",
-        )
-    console.print(table)
+    compared = {
+        "x serial": lambda found: f"{ratio(found, serial):.2f}",
+        "x best lockstep": lambda found: f"{ratio(found, best_lockstep):.2f}",
+    }
+    console.print(standings(field, rates, "steps/s", compared))
     name, found = [(who.name, f) for who, f in zip(field, rates, strict=True) if who.kind is Kind.ENGINE][-1]
-    for reached, target, rival in (
-        (ratio(found, serial), TARGET_SERIAL, "serial"),
-        (ratio(found, best_lockstep), TARGET_LOCKSTEP, "the best lockstep"),
-    ):
-        verdict = "reached" if reached >= target else "missed"
-        console.print(f"{name}: {reached:.2f} x {rival}, target {target:g} x: {verdict}")
+    console.print(verdict(name, ratio(found, serial), "serial", TARGET_SERIAL))
+    console.print(verdict(name, ratio(found, best_lockstep), "the best lockstep", TARGET_LOCKSTEP))
 
 
 def main() -> None:

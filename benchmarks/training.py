@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contest import THREADS, Contestant, cells, compete, machine, prepared, ratio
+from benchmarks.contest import THREADS, Contestant, compete, machine, prepared, ratio, standings, verdict
 from bet.codebook import encode
 from bet.config import Config, Precision, changed, make_config
 from bet.data.episodes import Episodes
@@ -372,20 +372,13 @@ def show(field: Sequence[Contestant], rates: Sequence[Sequence[float]], console:
         return [found for who, found in zip(field, rates, strict=True) if who.kind is kind]
 
     rival, bound = max(of(Kind.RIVAL), key=statistics.median), of(Kind.BOUND)[-1]
-    table = Table("", "torch threads", "windows/s", "min .. max", "x DataLoader", "of the bound")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    kind = None
-    for contestant, found in zip(field, rates, strict=True):
-        if contestant.kind is not kind:
-            kind = contestant.kind
-            table.add_section()
-            table.add_row(f"[bold]{kind}")
-        table.add_row(*cells(contestant, found), f"{ratio(found, rival):.2f}", f"{ratio(found, bound):.0%}")
-    console.print(table)
-    reached = ratio(max(of(Kind.OURS), key=statistics.median), rival)
-    verdict = "reached" if reached >= TARGET else "missed"
-    console.print(f"bet-ray: {reached:.2f} x the best DataLoader loop, target {TARGET:g} x: {verdict}")
+    compared = {
+        "x DataLoader": lambda found: f"{ratio(found, rival):.2f}",
+        "of the bound": lambda found: f"{ratio(found, bound):.0%}",
+    }
+    console.print(standings(field, rates, "windows/s", compared))
+    ours = max(of(Kind.OURS), key=statistics.median)
+    console.print(verdict("bet-ray", ratio(ours, rival), "the best DataLoader loop", TARGET))
 
 
 # Where our time goes.

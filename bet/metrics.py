@@ -16,6 +16,7 @@ from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.trajectory import Trajectory
 
 NO_ROUTE = "none"
+FAILED = "failed"  # in place of a route, to label an episode that did not succeed; no value of the column
 SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
 
 

@@ -56,7 +56,7 @@ def train_on_workers(
         warnings.warn(
             f"{workers.most} workers of train.threads={config.train.threads} share {there} CPUs", stacklevel=2
         )
-    with session(workers.most * config.train.threads):
+    with session(asked):
         devices = int(ray.cluster_resources().get("GPU", 0))
         if use_gpu and not on_cluster() and devices < workers.least:  # Ray Train would wait for them for ever
             raise UsageError(f"--use-gpu: {counted(workers.least, 'worker')}, but Ray finds {devices} GPUs here")

@@ -71,8 +71,7 @@ def load_release(path: Path, release: BetRelease) -> Episodes:
     lengths, longest = _lengths(path, layout)
 
     def steps(name: str, dim: int) -> NDArray[np.float32]:  # (N, dim)
-        array = read_npy(path / name, ("T", "E", dim) if layout.time_major else ("E", "T", dim))
-        array = array.swapaxes(0, 1) if layout.time_major else array
+        array = _episode_major(path / name, layout, dim)
         if array.shape[:2] != (len(lengths), longest):
             raise DataError(
                 f"{path / name}: has {array.shape[0]} episodes of up to {array.shape[1]} steps, "
@@ -134,8 +133,7 @@ def load_kitchen_goals(path: Path) -> NDArray[np.float32]:
 def _lengths(path: Path, layout: _Layout) -> tuple[NDArray[np.int64], int]:
     """Steps of each episode (E,) by the mask, and how many there is room for."""
     file = path / layout.masks
-    masks = read_npy(file, ("T", "E") if layout.time_major else ("E", "T"))
-    masks = masks.swapaxes(0, 1) if layout.time_major else masks  # (E, T)
+    masks = _episode_major(file, layout)
     lengths = (masks != 0).sum(axis=1)
     prefix = np.arange(masks.shape[1]) < lengths[:, None]
     broken = (masks != prefix).any(axis=1) | (lengths == 0)
@@ -143,3 +141,10 @@ def _lengths(path: Path, layout: _Layout) -> tuple[NDArray[np.int64], int]:
         episode = int(np.argmax(broken))
         raise DataError(f"{file}: episode {episode} is not ones then zeros, with a one at least")
     return lengths, masks.shape[1]
+
+
+def _episode_major(file: Path, layout: _Layout, *dims: int) -> NDArray[np.number]:
+    """An array of a release, (E, T, *dims) whichever way it is stored."""
+    if layout.time_major:
+        return read_npy(file, ("T", "E", *dims)).swapaxes(0, 1)
+    return read_npy(file, ("E", "T", *dims))

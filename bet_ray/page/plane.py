@@ -5,14 +5,32 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.subplots import make_subplots
 
-from bet.views import Plane
-from bet_ray.page.style import FAINT, plain
+from bet.views import Body, Plane
+from bet_ray.page.style import FAINT, plain, styled
 
 SQUARE = 440  # pixels of a drawing of the plane
 
 
-def square(figure: go.Figure, plane: Plane, column: int) -> None:
+def maps(plane: Plane, drawn: Sequence[tuple[Body, Sequence[go.Scatter]]]) -> go.Figure:
+    """A map for each body, with its traces over what stands still."""
+    figure = make_subplots(
+        rows=1,
+        cols=len(drawn),
+        horizontal_spacing=0.08,
+        subplot_titles=[plain(body.name) for body, _ in drawn] if len(drawn) > 1 else None,
+    )
+    for column, (_, traces) in enumerate(drawn, start=1):
+        for name, outline in plane.landmarks.items():
+            _landmark(figure, name, outline, column)
+        for trace in traces:
+            figure.add_trace(trace, 1, column)
+        _square(figure, plane, column)
+    return styled(figure, height=SQUARE + 110, top=30)
+
+
+def _square(figure: go.Figure, plane: Plane, column: int) -> None:
     """Equal scales, and y the way the task has it."""
     margin = 0.02 * (plane.high - plane.low)
     ends = [plane.low - margin, plane.high + margin]
@@ -23,7 +41,7 @@ def square(figure: go.Figure, plane: Plane, column: int) -> None:
     figure.update_yaxes(range=ends[::-1] if plane.y_down else ends, constrain="domain", title=title, row=1, col=column)
 
 
-def landmark(figure: go.Figure, name: str, outline: NDArray[np.float64], column: int) -> None:
+def _landmark(figure: go.Figure, name: str, outline: NDArray[np.float64], column: int) -> None:
     x, y = closed(outline).T
     line = {"color": FAINT, "width": 1}
     trace = go.Scatter(

@@ -1,9 +1,11 @@
 """How every figure looks. Colours are Okabe and Ito's, told apart under the common colour blindnesses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import plotly.graph_objects as go
+
+from bet.metrics import NO_ROUTE
 
 INK, MIDDLE, FAINT, GRID = "#222222", "#5b6770", "#8a8f94", "#e9ebed"
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
@@ -12,6 +14,11 @@ ROUTES = (BLUE, ORANGE, PURPLE, GREEN)  # in the order, and near the colours, of
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 13, "color": INK}
 SMALL = {"size": 11}
 VEIL = "rgba(255, 255, 255, 0.8)"
+
+
+def route_colour(route: str, modes: Sequence[str]) -> str:
+    """A route's, of a task's modes in their order."""
+    return MIDDLE if route == NO_ROUTE else ROUTES[modes.index(route) % len(ROUTES)]
 
 
 def plain(text: str) -> str:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from bet.envs.pointmass import TARGET_RADIUS
 from bet.envs.pusht import SUCCESS_COVERAGE
-from bet.metrics import NO_ROUTE, route_name
+from bet.metrics import FAILED, route_name
 from bet_ray.page.style import (
     BLUE,
     FAINT,
@@ -21,16 +21,16 @@ from bet_ray.page.style import (
     GROUPS,
     INK,
     MIDDLE,
-    ROUTES,
     SMALL,
     VEIL,
     VERMILION,
     plain,
+    route_colour,
     styled,
 )
 from bet_ray.report.compute import Axis, Curve, Curves, Dot, Panel
 from bet_ray.report.published import Published
-from bet_ray.report.routes import FAILED, Origin, Paths, Routes
+from bet_ray.report.routes import Origin, Paths, Routes
 from bet_ray.report.search import SearchView
 from bet_ray.values import Estimate
 
@@ -301,7 +301,7 @@ def _walk_lines(paths: Paths, label: str, routes: Routes, *, show_legend: bool) 
         x=_with_gaps(points[:, 0]),
         y=_with_gaps(points[:, 1]),
         mode="lines",
-        line={"color": route_colour(label, routes), "width": 1.1, "dash": "dot" if label == FAILED else "solid"},
+        line={"color": _label_colour(label, routes), "width": 1.1, "dash": "dot" if label == FAILED else "solid"},
         opacity=0.6,
         name=plain(route_name(label)),
         legendgroup=label,
@@ -314,10 +314,8 @@ def _with_gaps(values: NDArray) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 3) for value in values]
 
 
-def route_colour(label: str, routes: Routes) -> str:
-    if label in (NO_ROUTE, FAILED):
-        return MIDDLE if label == NO_ROUTE else INK
-    return ROUTES[routes.labels.index(label) % len(ROUTES)]
+def _label_colour(label: str, routes: Routes) -> str:
+    return INK if label == FAILED else route_colour(label, routes.labels)
 
 
 def shares_figure(routes: Routes) -> go.Figure:

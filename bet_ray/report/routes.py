@@ -13,7 +13,7 @@ from bet.config import Split
 from bet.data.episodes import DataError
 from bet.data.summary import paths_of, routes_taken
 from bet.envs.pointmass import Maze, PointMassVersion
-from bet.metrics import NO_ROUTE
+from bet.metrics import FAILED, NO_ROUTE
 from bet.policy import Policy
 from bet.rollout import rollout
 from bet.stats import mean_interval, rate_interval
@@ -25,8 +25,6 @@ from bet_ray.tuning import Rung, TrialRecord
 from bet_ray.values import Estimate, setting_text
 
 DRAWN = 60  # paths in a panel: enough to see shares, few enough to see paths
-FAILED = "failed"
-"""The label of an episode that did not reach the target; `NO_ROUTE` are those that did by no demonstrated route."""
 
 
 class Origin(StrEnum):

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from bet.metrics import NO_ROUTE, route_name
+from bet.metrics import route_name
 from bet.views import Meaning, Plane, placed
-from bet_ray.page.plane import SQUARE, closed, gapped, landmark, lines, square
-from bet_ray.page.style import GROUPS, INK, MIDDLE, ROUTES, SMALL, VEIL, VERMILION, plain, styled
+from bet_ray.page.plane import SQUARE, closed, gapped, lines, maps
+from bet_ray.page.style import GROUPS, INK, SMALL, VEIL, VERMILION, plain, route_colour, styled
 from bet_ray.show.compute import Density, Findings, Histogram, Track, Tracks
 
 PANELS_A_ROW = 3
@@ -30,27 +30,20 @@ def episode_colours(findings: Findings) -> dict[int, str]:
 
 
 def _route_colour(findings: Findings, route: str) -> str:
-    return MIDDLE if route == NO_ROUTE else ROUTES[list(findings.task.modes).index(route) % len(ROUTES)]
+    return route_colour(route, list(findings.task.modes))
 
 
 def paths_figure(findings: Findings) -> go.Figure:
     """A map for each body."""
     plane = findings.view.plane
     assert plane is not None  # there are bodies
-    count = len(findings.tracks)
-    figure = make_subplots(
-        rows=1,
-        cols=count,
-        horizontal_spacing=0.08,
-        subplot_titles=[plain(tracks.body.name) for tracks in findings.tracks] if count > 1 else None,
+    return maps(
+        plane,
+        [
+            (tracks.body, [*_others(findings, tracks, first=place == 0), *_chosen(findings, tracks, first=place == 0)])
+            for place, tracks in enumerate(findings.tracks)
+        ],
     )
-    for column, tracks in enumerate(findings.tracks, start=1):
-        for name, outline in plane.landmarks.items():
-            landmark(figure, name, outline, column)
-        for trace in (*_others(findings, tracks, first=column == 1), *_chosen(findings, tracks, first=column == 1)):
-            figure.add_trace(trace, 1, column)
-        square(figure, plane, column)
-    return styled(figure, height=SQUARE + 110, top=30)
 
 
 def _others(findings: Findings, tracks: Tracks, *, first: bool) -> list[go.Scatter]:
@@ -228,7 +221,7 @@ def histograms_figure(findings: Findings) -> go.Figure:
     )
     for place, histogram in enumerate(histograms):
         row, column = place // columns + 1, place % columns + 1
-        figure.add_trace(_bars(histogram), row, column)
+        figure.add_trace(bars(histogram), row, column)
         if findings.bins is not None:
             centers = findings.bins.centers[:, place]
             figure.add_trace(
@@ -248,22 +241,24 @@ def histograms_figure(findings: Findings) -> go.Figure:
     return styled(figure, height=110 + 190 * rows, top=30, bottom=84)
 
 
-def _bars(histogram: Histogram) -> go.Bar:
+def bars(histogram: Histogram, colour: str = BARS, name: str = "") -> go.Bar:
+    """A histogram's; with a name they are in the legend."""
     edges = histogram.edges
     return go.Bar(
         x=(edges[:-1] + edges[1:]) / 2,
         y=histogram.counts,
         width=np.diff(edges),
-        marker={"color": BARS, "line": {"width": 0}},
+        marker={"color": colour, "line": {"width": 0}},
+        name=plain(name),
         customdata=np.stack([edges[:-1], edges[1:]], axis=1),
-        hovertemplate="%{customdata[0]:.4g} to %{customdata[1]:.4g}: %{y:,}<extra></extra>",
-        showlegend=False,
+        hovertemplate=f"%{{customdata[0]:.4g}} to %{{customdata[1]:.4g}}: %{{y:,}}<extra>{plain(name)}</extra>",
+        showlegend=bool(name),
     )
 
 
 def lengths_figure(findings: Findings) -> go.Figure:
     """How long the episodes are."""
-    figure = go.Figure(_bars(findings.lengths).update(hovertemplate=None, hoverinfo="y"))
+    figure = go.Figure(bars(findings.lengths).update(hovertemplate=None, hoverinfo="y"))
     figure.update_xaxes(title_text="steps")
     figure.update_yaxes(title_text="episodes", tickformat="d", rangemode="tozero")
     figure.update_layout(bargap=0)

@@ -9,32 +9,32 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
 from bet import tasks
 from bet.config import Split
 from bet.measure import Measurement
-from bet.metrics import NO_ROUTE, SUCCESS, route_name
+from bet.metrics import FAILED, SUCCESS, route_name
 from bet.policy import Policy
 from bet.protocol import Recipe
 from bet.rollout import rollout
 from bet.tasks import SimulatedTask
-from bet.views import Meaning, View
+from bet.views import Body, Meaning, View
 from bet_ray.evaluation import measurement
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
-from bet_ray.page.plane import SQUARE, landmark, lines, square
-from bet_ray.page.style import BLUE, INK, MIDDLE, ROUTES, VERMILION, plain, styled
+from bet_ray.page.plane import lines, maps
+from bet_ray.page.style import BLUE, INK, VERMILION, plain, route_colour, styled
 from bet_ray.results import EpisodeSource
 from bet_ray.saved import saved_trajectories
-from bet_ray.show.compute import whole_edges
+from bet_ray.show.compute import Histogram, whole_edges
+from bet_ray.show.figures import bars
 
 PAGE = "rollouts.html"
 TEMPLATE = Path(__file__).with_name("rollouts.html.jinja")
 DRAWN = 60  # paths: enough to see shares, few enough to see paths
 CELLS = 30  # of a histogram
 SCORES = np.linspace(0, 1, CELLS + 1)  # where every primary metric lies
-SOLVED, FAILED = "success", "failed"
+SOLVED = "success"  # the label of a success where routes are not named
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,8 @@ class Rollouts:
         return [name for name in (FAILED, *self.task.modes, SOLVED) if name in there]
 
     def colour(self, name: str) -> str:
-        ends = {FAILED: INK if self.task.modes else VERMILION, SOLVED: BLUE, NO_ROUTE: MIDDLE}
-        return ends[name] if name in ends else ROUTES[list(self.task.modes).index(name) % len(ROUTES)]
+        ends = {FAILED: INK if self.task.modes else VERMILION, SOLVED: BLUE}
+        return ends[name] if name in ends else route_colour(name, list(self.task.modes))
 
 
 def show_rollouts(policy: Policy, recipe: Recipe, split: Split, table: pa.Table, run: Path, command: str) -> Path:
@@ -128,28 +128,24 @@ def _paths_figure(found: Rollouts) -> go.Figure:
     """A map for each body."""
     plane, bodies = found.view.plane, found.view.bodies
     assert plane is not None  # there are bodies
-    figure = make_subplots(
-        rows=1,
-        cols=len(bodies),
-        horizontal_spacing=0.08,
-        subplot_titles=[plain(body.name) for body in bodies] if len(bodies) > 1 else None,
-    )
     # On a grid, paths would hide one another: each is drawn a little aside.
     width = 0.2 if found.view.meaning is Meaning.STEP else 0.0
     aside = dict(
         zip(found.drawn, np.random.default_rng(0).uniform(-width, width, (len(found.drawn), 1, 2)), strict=True)
     )
-    for column, body in enumerate(bodies, start=1):
-        for name, outline in plane.landmarks.items():
-            landmark(figure, name, outline, column)
-        for name in found.names:
-            same = [index for index in found.drawn if found.labels[index] == name]
-            walks = [found.drawn[index][:, body.position] + aside[index] for index in same]
-            if walks:
-                trace = lines(walks, found.colour(name), route_name(name), show_legend=column == 1)
-                figure.add_trace(trace, 1, column)
-        square(figure, plane, column)
-    return styled(figure, height=SQUARE + 110, top=30)
+
+    def walks(body: Body, show_legend: bool) -> list[go.Scatter]:
+        by_name = {
+            name: [scene[:, body.position] + aside[at] for at, scene in found.drawn.items() if found.labels[at] == name]
+            for name in found.names
+        }
+        return [
+            lines(paths, found.colour(name), route_name(name), show_legend=show_legend)
+            for name, paths in by_name.items()
+            if paths
+        ]
+
+    return maps(plane, [(body, walks(body, place == 0)) for place, body in enumerate(bodies)])
 
 
 def _histogram(found: Rollouts, values: NDArray, edges: NDArray[np.float64], title: str) -> go.Figure:
@@ -157,17 +153,7 @@ def _histogram(found: Rollouts, values: NDArray, edges: NDArray[np.float64], tit
     figure = go.Figure()
     for name in found.names:
         counts, _ = np.histogram(values[found.labels == name], bins=edges)
-        figure.add_trace(
-            go.Bar(
-                x=(edges[:-1] + edges[1:]) / 2,
-                y=counts,
-                width=np.diff(edges),
-                marker={"color": found.colour(name), "line": {"width": 0}},
-                name=plain(route_name(name)),
-                customdata=np.stack([edges[:-1], edges[1:]], axis=1),
-                hovertemplate="%{customdata[0]:.4g} to %{customdata[1]:.4g}: %{y:,}",
-            )
-        )
+        figure.add_trace(bars(Histogram(name, edges, counts), found.colour(name), route_name(name)))
     figure.update_xaxes(title_text=plain(title))
     figure.update_yaxes(title_text="episodes", tickformat="d", rangemode="tozero")
     figure.update_layout(barmode="stack", bargap=0)
