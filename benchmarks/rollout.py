@@ -34,8 +34,9 @@ from bet.policy import Policy, PolicyError
 from bet.priors import make_model
 from bet.protocol import Protocol, Recipe, episode_randomness
 from bet.rollout import rollout
-from bet_ray.pool import Job, Pool
+from bet_ray.pool import Pool
 from bet_ray.session import session
+from bet_ray.worker import Job
 
 SLOTS = 32
 LOCKSTEP = (8, 32)  # environments

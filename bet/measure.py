@@ -31,16 +31,17 @@ def measure(
     success: NDArray[np.bool_],
     routes: Sequence[str] | None,
     train_seeds: NDArray[np.int64],
+    confidence: float = 0.95,
 ) -> Measurement:
     """Measure episodes given by their columns, each (n,); `routes` where the task's modes are named."""
     seeds = np.unique(train_seeds)
     if len(seeds) > 1:
-        success_interval = mean_interval(success.astype(np.float64), train_seeds)
+        success_interval = mean_interval(success.astype(np.float64), train_seeds, confidence)
     else:
-        success_interval = rate_interval(int(success.sum()), len(success))
+        success_interval = rate_interval(int(success.sum()), len(success), confidence=confidence)
     if not task.modes or routes is None:
         is_rate = task.protocol.primary == SUCCESS
-        overall = success_interval if is_rate else mean_interval(primary, train_seeds)
+        overall = success_interval if is_rate else mean_interval(primary, train_seeds, confidence)
         return Measurement(overall, success_interval, len(primary), len(seeds), {}, None)
 
     names, shares = list(task.modes), np.array(list(task.modes.values()))
@@ -54,7 +55,7 @@ def measure(
         return np.bincount(codes[rows], minlength=1 + len(names))
 
     counts = counted(np.ones(len(codes), dtype=bool))
-    overall = counts_interval(counts, score)
+    overall = counts_interval(counts, score, confidence)
     if len(seeds) > 1:
         by_seed = score(np.stack([counted(train_seeds == seed) for seed in seeds]).astype(np.float64))
         overall = clustered(by_seed, overall)

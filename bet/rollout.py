@@ -5,6 +5,7 @@ the forward runs at the protocol's batch size, and a reset leaves nothing behind
 what ran in them before and in which order episodes start never shows in a result.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,8 @@ from bet.policy import DRAW, Policy
 from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
 from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
+
+NOT_FINITE = "the policy gave an action that is not finite"
 
 
 class End(StrEnum):
@@ -52,6 +55,8 @@ class EpisodeResult:
     outcome: Outcome | None
     """Task columns; None after an error."""
     trajectory: Trajectory | None
+    error: str | None = None
+    """Why the episode could not be finished."""
 
     @classmethod
     def of(
@@ -77,7 +82,10 @@ class Rollout:
     """Episodes of one policy under one protocol in `slots` slots.
 
     `start` fills free slots, `step` advances every running one and returns what finished. Raises `UsageError` when
-    policy and protocol do not fit.
+    policy and protocol do not fit. Whatever a simulator raises comes through, and leaves the rollout of no use: the
+    episodes that were `running` are to be run again, each of them apart to see which one it was.
+
+    `simulating` and `acting` are the seconds spent in the simulator (resets included) and in the policy.
     """
 
     def __init__(self, policy: Policy, recipe: Recipe, split: Split, slots: int) -> None:
@@ -107,16 +115,22 @@ class Rollout:
         self._bins = np.zeros((slots, steps), np.int64)
         self._rewards = np.zeros((slots, steps))
         self._signals = {name: np.zeros((slots, steps)) for name in self.env.signals}
+        self.simulating = self.acting = 0.0
+
+    @property
+    def running(self) -> list[int]:
+        """Episodes under way."""
+        return self._index[self._index >= 0].tolist()
+
+    @property
+    def busy(self) -> int:
+        """Slots with an episode."""
+        return int((self._index >= 0).sum())
 
     @property
     def free(self) -> int:
-        """Slots without an episode."""
-        return int((self._index < 0).sum())
-
-    @property
-    def running(self) -> int:
-        """Episodes under way."""
-        return len(self._index) - self.free
+        """Slots without one."""
+        return len(self._index) - self.busy
 
     def start(self, indices: Sequence[int]) -> None:
         """Begin episodes in free slots; there must be enough of them."""
@@ -137,7 +151,9 @@ class Rollout:
             options["states"] = np.zeros((len(mask), self.env.state_dim))
             drawn = [np.random.default_rng(int(seed)).integers(len(self._starts)) for seed in self._seed[slots]]
             options["states"][slots] = self._starts[drawn]
+        began = time.perf_counter()
         observations, _ = self.env.reset(seed=seeds, options=options)
+        self.simulating += time.perf_counter() - began
         self._observations[slots, 0] = observations[slots]
 
     def step(self) -> list[EpisodeResult]:
@@ -146,11 +162,16 @@ class Rollout:
         if len(slots) == 0:
             return []
         elapsed = self._elapsed[slots]
+        began = time.perf_counter()
         actions, bins = self._act(slots, elapsed)
+        acted = time.perf_counter()
         finite: NDArray[np.bool] = np.asarray(np.isfinite(actions).all(axis=1))  # (k,)
         every_slot = np.zeros((len(self._index), self.policy.model.act_dim), np.float32)
         every_slot[slots] = np.where(finite[:, None], actions, 0)
+        simulated_from = time.perf_counter()
         observations, rewards, terminated, truncated, info = self.env.step(every_slot)
+        self.simulating += time.perf_counter() - simulated_from
+        self.acting += acted - began
         self._observations[slots, elapsed + 1] = observations[slots]
         self._actions[slots, elapsed] = actions
         self._bins[slots, elapsed] = bins
@@ -195,7 +216,7 @@ class Rollout:
         index, length = int(self._index[slot]), int(self._elapsed[slot])
         self._index[slot] = -1
         if broken:
-            return failed(self.protocol, self.split, index, length)
+            return failed(self.protocol, self.split, index, NOT_FINITE, length)
         trajectory = Trajectory(
             self._observations[slot, : length + 1].copy(),
             self._actions[slot, :length].copy(),
@@ -206,10 +227,10 @@ class Rollout:
         return EpisodeResult.of(self.task, trajectory, index, int(self._seed[slot]), terminated=terminated)
 
 
-def failed(protocol: Protocol, split: Split, index: int, length: int = 0) -> EpisodeResult:
-    """The row of an episode that could not be finished: no success, nothing scored."""
+def failed(protocol: Protocol, split: Split, index: int, error: str, length: int = 0) -> EpisodeResult:
+    """The row of an episode that could not be finished, and why: no success, nothing scored."""
     seed, _ = episode_randomness(protocol, split, index)
-    return EpisodeResult(index, seed, False, 0.0, 0.0, 0.0, length, End.ERROR, None, None)
+    return EpisodeResult(index, seed, False, 0.0, 0.0, 0.0, length, End.ERROR, None, None, error)
 
 
 def rollout(
@@ -219,7 +240,7 @@ def rollout(
     waiting = list(indices)[::-1]
     engine = Rollout(policy, recipe, split, slots)
     try:
-        while waiting or engine.running:
+        while waiting or engine.busy:
             engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])
             with threads(1):
                 finished = engine.step()

@@ -1,7 +1,9 @@
-"""Evaluate one policy on the pool, into the ledger."""
+"""Evaluate policies on one pool, into ledgers."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,15 +17,16 @@ from bet.errors import UsageError
 from bet.measure import Measurement, measure
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
+from bet.rollout import End
 from bet.tasks import SimulatedTask
-from bet_ray.ledger import Ledger
-from bet_ray.manifest import RunError, read_manifest
-from bet_ray.pool import Finished, Job, Pool
-from bet_ray.results import unique_rows
+from bet_ray.ledger import Ledger, where
+from bet_ray.manifest import EVALUATIONS, RunError, amend_manifest, read_manifest
+from bet_ray.pool import PATIENCE, Pool
+from bet_ray.recorder import Recorder
+from bet_ray.results import END, episodes_schema, unique_rows
 from bet_ray.session import session
 from bet_ray.tracking import track_evaluation
-
-FLUSH_SECONDS = 1.0  # finished episodes reach the disk at least this often
+from bet_ray.worker import Job, Usage
 
 Progress = Callable[[int, int, int], None]
 """Called with episodes done, episodes in all, and how many of them were already in the ledger."""
@@ -64,6 +67,168 @@ def recipe_of(policy: Policy, settings: Mapping[str, Any] = NO_CHANGES) -> Recip
     return tasks.simulated(config.task).recipe(config.eval, config.data)
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One policy under one recipe, and where its episodes go."""
+
+    path: Path
+    policy: Policy
+    recipe: Recipe
+    job: Job
+    ledger: Ledger | None
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        out: Path | None,
+        split: Split = Split.REPORT,
+        settings: Mapping[str, Any] = NO_CHANGES,
+        *,
+        trajectories: bool = False,
+        allow_mixed_numerics: bool = False,
+    ) -> "Evaluation":
+        """Reads the policy and checks everything; runs nothing.
+
+        Raises `PolicyError`, `RunError`, `ConfigError`, `MixedNumericsError`.
+        """
+        policy = load_policy(path)
+        recipe = recipe_of(policy, settings)
+        job = Job.of(policy, recipe, split, keep_trajectories=trajectories)
+        ledger = None if out is None else Ledger(out, tasks.simulated(policy.config.task))
+        if ledger is not None and not allow_mixed_numerics:
+            check_numerics(ledger, job)
+        return cls(path, policy, recipe, job, ledger)
+
+    @property
+    def task(self) -> SimulatedTask:
+        return tasks.simulated(self.policy.config.task)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal policies have equal episodes, and share them."""
+        return (self.ledger and self.ledger.run.resolve(), *self.job.source.key.values())
+
+    def missing(self, episodes: int, *, retry_errors: bool = False) -> list[int]:
+        """Which of the episodes 0..episodes-1 are not recorded, or not with their steps where those are asked for."""
+        if self.ledger is None:
+            return list(range(episodes))
+        recorded = self.ledger.of(self.job.source)
+        errors = recorded.column(END).to_numpy() == End.ERROR.value
+        indices = recorded.column("index").to_numpy()
+        known = set(indices[~errors].tolist())
+        if self.job.keep_trajectories:
+            begun = self.ledger.trajectories.read(where(self.job.source) & (pc.field("step") == 0))
+            known &= set(begun.column("index").to_pylist())
+        if not retry_errors:
+            known |= set(indices[errors].tolist())
+        return [index for index in range(episodes) if index not in known]
+
+
+@dataclass(frozen=True)
+class PoolShape:
+    """How many workers a pool has, and how long it waits for them."""
+
+    actors: int | None = None
+    """None: one for each CPU."""
+    slots: int = 32
+    patience: float = PATIENCE
+    """Seconds after which a worker that says nothing is taken for hung."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What evaluations came to."""
+
+    tables: list[pa.Table]
+    """Rows of each, by index."""
+    ran: int
+    """Episodes that were run now."""
+    seconds: float
+    """That they took, from when the first worker was ready."""
+    started: float
+    """Seconds before that, which Ray took."""
+    usage: Usage
+
+
+def evaluate_all(
+    evaluations: Sequence[Evaluation],
+    episodes: int,
+    shape: PoolShape = PoolShape(),
+    *,
+    retry_errors: bool = False,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Roll out episodes 0..episodes-1 of each on one pool; the tail of one is filled by the next.
+
+    Recorded episodes are not run again, but for those that ended in an error where that is asked for. Raises
+    `PoolError` and `FailedRunError`; what had finished by then is kept.
+    """
+    distinct = {one.identity: one for one in evaluations}
+    missing = {key: one.missing(episodes, retry_errors=retry_errors) for key, one in distinct.items()}
+    collected = {key: [episodes_schema(one.task).empty_table()] for key, one in distinct.items()}
+    recorders = {one.ledger.run.resolve(): Recorder(one.ledger) for one in distinct.values() if one.ledger}
+    to_run, total = sum(map(len, missing.values())), episodes * len(distinct)
+    usage, ran, began, started = Usage(), 0, time.monotonic(), 0.0
+    if progress:
+        progress(total - to_run, total, total - to_run)
+    if to_run:
+        with session(shape.actors) as cpus:
+            actors = shape.actors or cpus
+            with Pool(actors, shape.slots, patience=shape.patience) as pool:
+                jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
+                try:
+                    while not pool.idle:
+                        for finished in pool.poll():
+                            key = jobs[finished.job]
+                            if distinct[key].ledger is None:
+                                collected[key].append(finished.episodes)
+                            else:
+                                recorders[key[0]].add(finished)
+                            ran += len(finished)
+                        for recorder in recorders.values():
+                            recorder.flush_if_due()
+                        if progress:
+                            progress(total - to_run + ran, total, total - to_run)
+                finally:  # also after Ctrl-C: what finished is in the published table
+                    for recorder in recorders.values():
+                        recorder.close()
+                usage, started = pool.usage, pool.ready_at - began
+        per_second = ran / (time.monotonic() - began - started)
+        for key, one in distinct.items():
+            if one.ledger is not None and missing[key]:
+                _note(one, episodes, len(missing[key]), actors, shape.slots, per_second, usage)
+    tables = {
+        key: unique_rows(pa.concat_tables(collected[key])) if one.ledger is None else one.ledger.of(one.job.source)
+        for key, one in distinct.items()
+    }
+    return Evaluated(
+        [tables[one.identity].filter(pc.field("index") < episodes) for one in evaluations],
+        ran,
+        time.monotonic() - began - started,
+        started,
+        usage,
+    )
+
+
+def _note(one: Evaluation, episodes: int, ran: int, actors: int, slots: int, per_second: float, usage: Usage) -> None:
+    """Leave in the manifest how an evaluation went; its rows say what it found."""
+    assert one.ledger is not None
+    entry = one.job.source.key | {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "episodes": episodes,
+        "ran": ran,
+        "actors": actors,
+        "slots": slots,
+        "episodes_per_second": per_second,
+        "utilisation": usage.utilisation,
+        "utilisation_before_tail": usage.utilisation_before_tail,
+        "overhead": usage.overhead,
+        "usage": asdict(usage),
+    }
+    amend_manifest(one.ledger.run, one.task.name, lambda manifest: manifest.setdefault(EVALUATIONS, []).append(entry))
+
+
 def evaluate(
     path: str | Path,
     *,
@@ -84,45 +249,28 @@ def evaluate(
     was trained with; trackers write below `out`, else below the policy's run. Raises `PolicyError`, `RunError`,
     `ConfigError`, `PoolError`, `MixedNumericsError`.
     """
-    policy = load_policy(Path(path))
-    task = tasks.simulated(policy.config.task)
-    recipe = recipe_of(policy, settings)
-    job = Job.of(policy, recipe, Split(split), keep_trajectories=trajectories)
-    ledger = None if out is None else Ledger(Path(out), task)
-    recorded = None if ledger is None else ledger.of(job.source)
-    if ledger is not None and not allow_mixed_numerics:
-        check_numerics(ledger, job)
-    known = set() if recorded is None else set(recorded.column("index").to_pylist())
-    missing = [index for index in range(episodes) if index not in known]
-    before = episodes - len(missing)
-    if progress:
-        progress(before, episodes, before)
-    collected = [] if recorded is None else [recorded]
-    if missing:
-        with session(actors) as cpus, Pool(actors or cpus, slots) as pool:
-            pool.submit(job, missing)
-            booked = Recorder(ledger)
-            try:
-                while not pool.idle:
-                    for finished in pool.poll():
-                        booked.add(finished)
-                        collected.append(finished.episodes)
-                    booked.flush_if_due()
-                    if progress:
-                        progress(before + booked.total, episodes, before)
-            finally:  # also after Ctrl-C: what finished is in the published table
-                booked.flush()
-                if ledger is not None:
-                    ledger.compact()
-    table = unique_rows(pa.concat_tables(collected)).filter(pc.field("index") < episodes)
-    track = changed(policy.config, settings).track
-    if track.on:
-        run = Path(out) if out is not None else run_of(Path(path))
-        track_evaluation(track, run, policy, recipe, job.split, table, measurement(task, table))
+    one = Evaluation.of(
+        Path(path),
+        None if out is None else Path(out),
+        Split(split),
+        settings,
+        trajectories=trajectories,
+        allow_mixed_numerics=allow_mixed_numerics,
+    )
+    (table,) = evaluate_all([one], episodes, PoolShape(actors, slots), progress=progress).tables
+    track(one, settings, table)
     return table
 
 
-def measurement(task: SimulatedTask, table: pa.Table) -> Measurement:
+def track(one: Evaluation, settings: Mapping[str, Any], table: pa.Table) -> None:
+    """Show an evaluation to the trackers that its settings name, if any."""
+    wanted = changed(one.policy.config, settings).track
+    if wanted.on:
+        run = run_of(one.path) if one.ledger is None else one.ledger.run
+        track_evaluation(wanted, run, one.policy, one.recipe, one.job.split, table, measurement(one.task, table))
+
+
+def measurement(task: SimulatedTask, table: pa.Table, confidence: float = 0.95) -> Measurement:
     """Measure rows of `episodes_schema`."""
     routes = table.column("route").to_pylist() if task.modes else None
     return measure(
@@ -131,6 +279,7 @@ def measurement(task: SimulatedTask, table: pa.Table) -> Measurement:
         table.column("success").to_numpy(zero_copy_only=False),
         routes,
         table.column("train_seed").to_numpy(),
+        confidence,
     )
 
 
@@ -142,47 +291,27 @@ def run_of(path: Path) -> Path:
     return path
 
 
+def policies_of(path: Path) -> list[Path]:
+    """Every policy directory of a run, by trial, seed and epoch; a policy directory is its own only one.
+
+    Raises `RunError` for a directory without any.
+    """
+    if (path / POLICY_JSON).exists():
+        return [path]
+    found = [file.parent for file in path.glob(f"policies/*/*/*/{POLICY_JSON}")]
+    if not found:
+        raise RunError(f"{path}: holds no policy")
+    return sorted(found, key=lambda directory: (*directory.parts[-3:-1], int(directory.name)))
+
+
 def check_numerics(ledger: Ledger, job: Job) -> None:
     """Raises `MixedNumericsError` if this policy was evaluated here under other numerics."""
-    table = ledger.read()
     same = (pc.field("policy_digest") == job.source.policy_digest) & (
         pc.field("protocol_digest") == job.source.protocol_digest
     )
-    others = set(table.filter(same).column("numerics").to_pylist()) - {job.source.numerics}
+    others = set(ledger.episodes.read(same).column("numerics").to_pylist()) - {job.source.numerics}
     if others:
         raise MixedNumericsError(
             f"{ledger.run}: holds episodes of this policy made with {sorted(others)[0]!r}, this machine has "
             f"{job.source.numerics!r}; use another --out, or --allow-mixed-numerics"
         )
-
-
-class Recorder:
-    """Collects finished episodes and writes them to a ledger about once a second."""
-
-    def __init__(self, ledger: Ledger | None) -> None:
-        self._ledger = ledger
-        self._held: list[Finished] = []
-        self._written = time.monotonic()
-        self.total = 0
-
-    def add(self, finished: Finished) -> None:
-        self.total += len(finished)
-        if self._ledger is not None:
-            self._held.append(finished)
-
-    def flush_if_due(self) -> None:
-        """To be called often: puts on disk what has been held for a second."""
-        if time.monotonic() - self._written > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Put everything held on disk."""
-        if self._held and self._ledger is not None:
-            kept = [f.trajectories for f in self._held if f.trajectories is not None]
-            self._ledger.append(
-                pa.concat_tables([f.episodes for f in self._held]),
-                pa.concat_tables([f.execution for f in self._held]),
-                pa.concat_tables(kept) if kept else None,
-            )
-        self._held = []
-        self._written = time.monotonic()

@@ -1,9 +1,14 @@
-"""Which episodes are done, exactly once: parts as they finish, compacted into the published table.
+"""Which episodes are done, exactly once: parts as they finish, published at the end.
 
-No locks. A part has a name nobody else uses and appears whole or not at all; rows are deterministic, so readers drop
-equal keys. A crash between publishing and removing parts therefore loses nothing and counts nothing twice.
+A part has a name nobody else uses and appears whole or not at all; rows are deterministic, so readers drop equal keys.
+A crash between publishing and removing parts therefore loses nothing and counts nothing twice, and so does a second
+process on the same directory. Only publishing takes turns, where the file system has locks: then the published files
+have no row twice, at any moment.
 """
 
+import functools
+import logging
+import operator
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,10 +18,13 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
+from bet.rollout import End
 from bet.tasks import SimulatedTask
-from bet_ray.manifest import RunError
+from bet_ray.manifest import LOCK, TURN_SECONDS, RunError
 from bet_ray.results import (
+    END,
     EXECUTION,
     KEY,
     STEP_KEY,
@@ -27,86 +35,137 @@ from bet_ray.results import (
     write_table,
 )
 
+log = logging.getLogger(__name__)
+
 PARTS = "_parts"
+NEW = "_new"  # marks rows that come from a part
+
+
+class Table:
+    """A table of a run directory: one folder of published files, and in it one of parts."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, key: Sequence[str]) -> None:
+        self.folder, self.schema, self.key = folder, schema, key
+
+    def append(self, rows: pa.Table) -> None:
+        """Rows that are safe when this returns. Raises `OSError`, leaving nothing behind, when the disk takes none."""
+        write_table(rows, self.folder / PARTS / f"{uuid4().hex}.parquet")
+
+    def read(self, where: pc.Expression | None = None) -> pa.Table:
+        """Every row once, in key order; `where` is over the columns of its key.
+
+        A torn file is set aside with a warning. Raises `RunError` for a sound one of another kind.
+        """
+        tables = {}
+        listed: set[Path] | None = None
+        # Others publish meanwhile: rows move from file to file, and one listing may miss both. Two equal ones did not.
+        while (files := {*self._parts(), *self._published()}) != listed:
+            listed = files
+            tables |= {file: _read(file, self.schema, where) for file in sorted(files - tables.keys())}
+        return unique_rows(pa.concat_tables([self.schema.empty_table(), *filter(None, tables.values())]), self.key)
+
+    def publish(self) -> None:
+        """Move the rows of parts into a published file. Those that are published already are not written again."""
+        parts = {file: table for file in self._parts() if (table := _read(file, self.schema)) is not None}
+        if not parts:
+            return
+        published = {file: table for file in self._published() if (table := _read(file, self.schema)) is not None}
+        marked = [
+            table.append_column(NEW, pa.repeat(new, table.num_rows))
+            for tables, new in ((published, False), (parts, True))
+            for table in tables.values()
+        ]
+        rows = unique_rows(pa.concat_tables(marked), self.key)  # of equal ones the first, which is a published one
+        fresh = rows.filter(pc.field(NEW))
+        superseded: list[Path] = []
+        if rows.num_rows - fresh.num_rows < sum(table.num_rows for table in published.values()):
+            # Two processes that could not take turns, or an error that was made good: all files become one.
+            fresh, superseded = rows, list(published)
+        if fresh.num_rows:
+            write_table(fresh.drop_columns(NEW), self.folder / f"{uuid4().hex}.parquet")
+        for file in (*superseded, *parts):
+            file.unlink(missing_ok=True)
+
+    @property
+    def parts(self) -> int:
+        """How many there are."""
+        return len(self._parts())
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / PARTS).glob("*.parquet"))
+
+    def _published(self) -> list[Path]:
+        return sorted(self.folder.glob("*.parquet"))
 
 
 class Ledger:
-    """The episode table of one run directory."""
+    """The tables of one run directory: episodes, how they were run, and where asked for their steps."""
 
     def __init__(self, run: Path, task: SimulatedTask) -> None:
         self.run, self.task = run, task
-        self._schema = episodes_schema(task)
+        self.episodes = Table(run / "episodes", episodes_schema(task), KEY)
+        self.execution = Table(run / "execution", EXECUTION, KEY)
+        self.trajectories = Table(run / "trajectories", trajectories_schema(task), STEP_KEY)
 
     def append(self, episodes: pa.Table, execution: pa.Table, trajectories: pa.Table | None = None) -> None:
         """Record finished episodes; they are safe when this returns."""
-        name = f"{uuid4().hex}.parquet"
         if trajectories is not None and trajectories.num_rows:  # first: an episode row promises its trajectory
-            write_table(trajectories, self.run / "trajectories" / name)
-        write_table(execution, self.run / "execution" / name)
-        write_table(episodes, self.run / "episodes" / PARTS / name)
+            self.trajectories.append(trajectories)
+        self.execution.append(execution)
+        self.episodes.append(episodes)
 
     def read(self) -> pa.Table:
         """Every recorded episode once, in key order."""
-        while True:
-            tables = [self._schema.empty_table()]
-            try:
-                tables += [table for file in self._files() if (table := _read(file, self._schema)) is not None]
-            except FileNotFoundError:
-                continue  # somebody compacted meanwhile: the rows are in a file that is not on our list
-            return unique_rows(pa.concat_tables(tables))
+        return self.episodes.read()
 
     def of(self, source: EpisodeSource) -> pa.Table:
         """The recorded episodes of one policy, protocol, numerics and split, by index."""
-        table = self.read()
-        for name, value in source.key.items():
-            table = table.filter(pc.field(name) == value)
-        return table
+        return self.episodes.read(where(source))
 
-    def compact(self) -> None:
-        """Publish the parts as one file, then remove them; likewise the execution and trajectory files."""
-        files = self._files()
-        if len(files) > 1 or any(file.parent.name == PARTS for file in files):
-            _merge(files, self.run / "episodes", self._schema, KEY)
-        for folder, schema, key in (
-            ("execution", EXECUTION, KEY),
-            ("trajectories", trajectories_schema(self.task), STEP_KEY),
-        ):
-            files = sorted((self.run / folder).glob("*.parquet"))
-            if len(files) > 1:
-                _merge(files, self.run / folder, schema, key)
+    def errors(self, source: EpisodeSource) -> dict[int, str]:
+        """Why episodes of a source could not be finished, by index."""
+        failed = self.of(source).filter(pc.field(END) == End.ERROR.value).column("index").to_pylist()
+        if not failed:
+            return {}
+        told = self.execution.read(where(source) & pc.field("index").isin(failed) & pc.field("error").is_valid())
+        reasons = dict(zip(told.column("index").to_pylist(), told.column("error").to_pylist(), strict=True))
+        return {index: reasons.get(index, "for no recorded reason") for index in failed}
 
-    def _files(self) -> list[Path]:
-        folder = self.run / "episodes"
-        return [*sorted(folder.glob("*.parquet")), *sorted((folder / PARTS).glob("*.parquet"))]
-
-
-def _merge(files: list[Path], folder: Path, schema: pa.Schema, key: Sequence[str]) -> None:
-    """Publish the rows of files as one, then remove them."""
-    tables = [(file, table) for file in files if (table := _read(file, schema)) is not None]
-    merged = unique_rows(pa.concat_tables([schema.empty_table(), *(table for _, table in tables)]), key)
-    write_table(merged, folder / f"{uuid4().hex}.parquet")
-    for file, _ in tables:
-        file.unlink(missing_ok=True)
+    def publish(self) -> None:
+        """Publish the parts of all tables; while another process is at it they stay parts, as good to read."""
+        if not any(table.parts for table in (self.episodes, self.execution, self.trajectories)):
+            return
+        try:
+            with FileLock(self.run / LOCK, timeout=TURN_SECONDS):
+                for table in (self.trajectories, self.execution, self.episodes):
+                    table.publish()
+        except Timeout:
+            log.info("%s: another process is publishing", self.run)
 
 
-def _read(file: Path, schema: pa.Schema) -> pa.Table | None:
-    """The rows of a file; None for a torn one, which is set aside for its rows to be made again.
+def where(source: EpisodeSource) -> pc.Expression:
+    """Selects the rows of a source."""
+    return functools.reduce(operator.and_, (pc.field(name) == value for name, value in source.key.items()))
+
+
+def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None) -> pa.Table | None:
+    """The rows of a file; None for one that has gone, and for a torn one, which is set aside.
 
     Raises `RunError` for a sound file of another kind, and `OSError` when the machine is at fault and not the file.
     """
     try:
-        table = pq.read_table(file)
-    except FileNotFoundError:  # of pyarrow, without the errno that tells the machine from a torn file
-        raise
+        if pq.read_schema(file).names != schema.names:
+            raise RunError(f"{file}: holds other columns than episodes of this task have; use another --out")
+        return pq.read_table(file, filters=where).cast(schema)
+    except FileNotFoundError:  # published, or set aside, by another process
+        return None
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # too many open files, a failing disk: the file may be sound
-        with suppress(FileNotFoundError):  # another reader set it aside
+        with suppress(FileNotFoundError):
             file.rename(file.with_suffix(".corrupt"))
         warnings.warn(
-            f"{file} does not open ({str(error).splitlines()[0]}); set aside, its episodes run again", stacklevel=3
+            f"{file} does not open ({str(error).splitlines()[0]}); set aside, what it held is to be run again",
+            stacklevel=3,
         )
         return None
-    if table.schema.names != schema.names:
-        raise RunError(f"{file}: holds other columns than this task's episodes have; use another --out")
-    return table.cast(schema)

@@ -4,15 +4,21 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from bet.errors import UsageError
 from bet.files import replacing
 
 MANIFEST = "manifest.json"
 WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
+EVALUATIONS, CERTIFICATE = "evaluations", "certificate"  # keys that are added after a run began
+LOCK = ".lock"
+TURN_SECONDS = 60.0  # to wait for another process
 _PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "pymunk")
 
 
@@ -27,8 +33,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> None:
-    """Record what is about to run. `kind` is train or sweep; `what` its resolved settings and digests."""
+    """Record what is about to run. `kind` is train, sweep or eval; `what` its resolved settings and digests."""
     manifest = {
+        **_added(run),
         "kind": kind,
         "task": task,
         **what,
@@ -40,9 +47,31 @@ def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> Non
     write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
+def amend_manifest(run: Path, task: str, amend: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest of a run; one that holds evaluations alone gets its first.
+
+    Raises `RunError` for a damaged one.
+    """
+    if not (run / MANIFEST).exists():
+        write_manifest(run, "eval", task, {})
+    with FileLock(run / LOCK, timeout=TURN_SECONDS):
+        manifest = read_manifest(run)
+        amend(manifest)
+        write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def _added(run: Path) -> dict[str, Any]:
+    """What was added to the manifest that is there, if any: to be kept when a run is resumed."""
+    try:
+        manifest = read_manifest(run)
+    except RunError:
+        return {}
+    return {key: manifest[key] for key in (EVALUATIONS, CERTIFICATE) if key in manifest}
+
+
 def holds_a_run(run: Path) -> bool:
     """Whether there is anything to lose or continue; a manifest (and a tracker) alone is of a run that never began."""
-    return run.exists() and any(path.name not in (MANIFEST, WANDB, TENSORBOARD) for path in run.iterdir())
+    return run.exists() and any(path.name not in (MANIFEST, WANDB, TENSORBOARD, LOCK) for path in run.iterdir())
 
 
 def earlier_manifest(run: Path, resume: bool) -> dict[str, Any] | None:

@@ -23,6 +23,11 @@ KEY = ("policy_digest", "protocol_digest", "numerics", "split", "index")
 STEP_KEY = (*KEY, "step")
 """What identifies a row of the trajectories."""
 
+END, ERROR = "end", "error"
+"""The columns that say why an episode ended, and why it could not be finished."""
+
+_FAILED = "_failed"
+
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
 
@@ -44,7 +49,7 @@ def episodes_schema(task: SimulatedTask) -> pa.Schema:
             ("return", pa.float64()),
             ("max_reward", pa.float64()),
             ("length", pa.int32()),
-            ("end", pa.string()),
+            (END, pa.string()),
             *((field.name, _arrow_type(field.type)) for field in fields(task.outcome_type)),
         ]
     )
@@ -57,6 +62,7 @@ EXECUTION = pa.schema(
         ("actor", pa.string()),
         ("wall_seconds", pa.float64()),
         ("attempts", pa.int32()),
+        (ERROR, pa.string()),  # why the episode could not be finished
     ]
 )
 """Where and how an episode ran: what may differ between two runs of the same table."""
@@ -167,7 +173,7 @@ def episodes_table(task: SimulatedTask, source: EpisodeSource, results: Sequence
             "return": result.total_reward,
             "max_reward": result.max_reward,
             "length": result.length,
-            "end": result.end.value,
+            END: result.end.value,
         }
         | (asdict(result.outcome) if result.outcome is not None else {})
         for result in results
@@ -201,8 +207,19 @@ def trajectories_table(
 
 
 def unique_rows(table: pa.Table, key: Sequence[str] = KEY) -> pa.Table:
-    """One row per key, in key order. Rows are deterministic, so which of two equal keys stays does not matter."""
-    table = table.sort_by([(name, "ascending") for name in key]).combine_chunks()
+    """One row per key, in key order. Rows are deterministic, so which of two equal keys stays does not matter.
+
+    But for one case: an episode that ended in an error and was run again counts with its other end.
+    """
+    order = [(name, "ascending") for name in key]
+    if END in table.column_names:
+        order.append((END, "descending"))  # "error" is the first of all ends
+    if ERROR in table.column_names:
+        table = table.append_column(_FAILED, table.column(ERROR).is_valid())
+        order.append((_FAILED, "ascending"))
+    table = table.sort_by(order).combine_chunks()
+    if ERROR in table.column_names:
+        table = table.drop_columns(_FAILED)
     if table.num_rows < 2:
         return table
     fresh = np.zeros(table.num_rows, dtype=bool)

@@ -15,9 +15,7 @@ from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError
-from bet_ray.results import KEY, STEP_KEY, EpisodeSource, episodes_table, trajectories_schema, unique_rows
-
-TRAJECTORIES = "trajectories"  # the folder of a run that holds them
+from bet_ray.results import KEY, EpisodeSource, episodes_table
 
 EpisodeKey = tuple[str | int, ...]
 """Values of `KEY`."""
@@ -28,17 +26,9 @@ def saved_trajectories(
 ) -> dict[EpisodeKey, Trajectory]:
     """The episodes of a run whose steps were kept, in key order; `wanted` is over the columns of their table.
 
-    Raises `RunError` for a file that does not open, or is of another task.
+    Raises `RunError` for a file of another task.
     """
-    schema = trajectories_schema(task)
-    tables = [schema.empty_table()]
-    for file in sorted((run / TRAJECTORIES).glob("*.parquet")):
-        try:
-            tables.append(pq.read_table(file, filters=wanted).cast(schema))
-        except (OSError, pa.ArrowInvalid, pa.ArrowKeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(f"{file}: not the trajectories of {task.name} episodes ({reason})") from error
-    table = unique_rows(pa.concat_tables(tables), STEP_KEY)
+    table = Ledger(run, task).trajectories.read(wanted)
     steps = table.column("step").to_numpy()
     starts = np.flatnonzero(steps == 0)
     stops = [*starts[1:], len(steps)][: len(starts)]  # of no rows: none

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bet import tasks
-from bet_ray.evaluation import Recorder
 from bet_ray.ledger import Ledger
-from bet_ray.pool import Job, Pool
+from bet_ray.pool import Pool
+from bet_ray.recorder import Recorder
 from bet_ray.results import unique_rows
+from bet_ray.worker import Job
 
 
 @dataclass
@@ -34,10 +35,11 @@ class RolloutService:
         self._ledger = Ledger(run, tasks.simulated(task))
         self._recorder = Recorder(self._ledger)
         self._pool = Pool(actors, slots, cpus_per_actor)
-        self._inbox: queue.Queue[_Request] = queue.Queue()
+        self._inbox: queue.Queue[_Request | None] = queue.Queue()
         self._active: dict[str, _Request] = {}
         self._failure: Exception | None = None
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def evaluate(self, job: Job, episodes: int) -> pa.Table:
         """Rows of episodes 0..episodes-1 of a policy, by index; those in the ledger are not run again.
@@ -51,12 +53,20 @@ class RolloutService:
                 raise self._failure
         return unique_rows(pa.concat_tables(request.tables)).filter(pc.field("index") < episodes)
 
+    def close(self) -> None:
+        """Publish what is recorded; nothing may be asked for any more."""
+        self._inbox.put(None)
+        self._thread.join()
+
     def _run(self) -> None:
         waiting: list[_Request] = []
         try:
             while True:
                 while not self._inbox.empty() or not (waiting or self._active):
-                    waiting.append(self._inbox.get())
+                    request = self._inbox.get()
+                    if request is None:
+                        return
+                    waiting.append(request)
                 waiting = [request for request in waiting if not self._admit(request)]
                 for finished in self._pool.poll(timeout=0.1):
                     self._recorder.add(finished)
@@ -66,13 +76,12 @@ class RolloutService:
                 self._recorder.flush_if_due()
                 for name in [name for name, request in self._active.items() if request.left == 0]:
                     self._recorder.flush()
-                    self._ledger.compact()
                     self._active.pop(name).done.set()
         except Exception as error:
             self._failure = error
             raise
         finally:
-            self._recorder.flush()
+            self._recorder.close()
 
     def _admit(self, request: _Request) -> bool:
         """Start what the ledger lacks; False while a twin is under way, for two settings can train equal policies."""

@@ -38,6 +38,14 @@ def session(cpus: int | None = None) -> Iterator[int]:
         ray.shutdown()
 
 
+def available_cpus() -> int:
+    """Of the session that is or would be connected to. On a cluster, connects to see."""
+    if ray.is_initialized() or on_cluster():
+        with session() as cpus:
+            return cpus
+    return os.cpu_count() or 1
+
+
 def on_cluster() -> bool:
     """Whether a session is one of somebody's cluster, and not private to this machine."""
     return bool(os.environ.get("RAY_ADDRESS"))

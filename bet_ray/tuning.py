@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
@@ -35,18 +36,19 @@ from bet.training import Epoch, TrainingDivergedError
 from bet.wording import counted
 from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.manifest import earlier_manifest, write_manifest, write_text
-from bet_ray.pool import Job
 from bet_ray.results import trials_schema, write_table
 from bet_ray.service import RolloutService
 from bet_ray.session import session
 from bet_ray.sweep import Objective, Scheduler, Search, Sweep
 from bet_ray.tracking import Kind, Trackers, epoch_numbers, interval_numbers, tracking
 from bet_ray.training import Progress, SeedRun, set_best, trial_id, write_history
+from bet_ray.worker import Job
 
 log = logging.getLogger(__name__)
 
 TRIAL_JSON = "trial.json"
 STUDY_DB = "study.db"
+CLOSING_SECONDS = 30.0  # for the last episodes to be published; as parts they are as safe
 _FIXED = ("task", "base", "space", "search", "seeds_per_trial", "scheduler", "objective")  # what a resume cannot change
 SETTING = "setting"  # the one key of a Tune config where we enumerate the settings ourselves
 
@@ -169,6 +171,8 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
                 raise error.cause from error
             raise
         finally:
+            with suppress(RayError, KeyboardInterrupt):
+                ray.get(service.close.remote(), timeout=CLOSING_SECONDS)
             ray.kill(service)
     return SweepResult(run, trials, winner, rung, report)
 

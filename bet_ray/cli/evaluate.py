@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,31 +9,49 @@ import typer
 
 from bet.wording import counted
 from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, resumable, track_shorthand
-from bet_ray.cli.measured import print_measured
+from bet_ray.cli.measured import print_policies, print_policy, print_tuned, print_usage
 
 if TYPE_CHECKING:
     from bet.config import Split
+    from bet_ray.evaluation import Evaluation, PoolShape
 
 EXAMPLES = "Examples: `bet-ray eval runs/a --episodes 1000` · `bet-ray eval runs/a --actors 2 --slots 8 --split tune`"
 REPLAY_EXAMPLES = "Examples: `bet-ray replay runs/a --episode 17 --video out.mp4`"
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run or policy directory.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="eval.hold_bins=4 eval.window=3 eval.bins=codebook eval.start=...")
-    ] = None,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [KEY=VALUE]...",
+            help="Run or policy directories; eval.hold_bins=4 eval.window=3 eval.bins=codebook eval.start=...",
+        ),
+    ],
     episodes: Annotated[
         int | None,
-        typer.Option(min=1, help="Episodes in all; recorded ones are not run again. [eval.episodes]"),
+        typer.Option(min=1, help="Episodes in all, of each policy; recorded ones are not run again. [eval.episodes]"),
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Every policy that the runs hold: epochs, trials, training seeds.")
+    ] = False,
     actors: Annotated[int | None, typer.Option(min=1, help="Rollout actors. [pool.actors, else one per CPU]")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Episodes an actor runs at once. [pool.slots]")] = None,
+    autotune: Annotated[
+        bool, typer.Option("--autotune", help="Measure for some seconds, then choose actors and slots.")
+    ] = False,
     split: Annotated[
         str | None, typer.Option(help="Initial states: `report` measures, `tune` is for choosing. [eval.split]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory for the episodes. Default: the policy's run.")] = None,
-    trajectories: Annotated[bool, typer.Option("--trajectories", help="Keep every step of the new episodes.")] = False,
+    save_trajectories: Annotated[
+        bool, typer.Option("--save-trajectories", help="Keep every step; episodes without them run again.")
+    ] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Run episodes again that ended in an error.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds after which an actor that says nothing is taken for hung.")
+    ] = 60.0,
     plot: Annotated[
         bool, typer.Option("--plot", help="Write rollouts.html: paths, lengths and scores of the episodes.")
     ] = False,
@@ -44,70 +61,75 @@ def evaluate(
     wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
-    """Roll out a policy on the pool: the primary metric and the success rate, with intervals."""
-    from bet import tasks
+    """Roll out policies on one pool: the primary metric and the success rate, with intervals."""
     from bet.config import changed, parse_overrides
-    from bet.metrics import SUCCESS
+    from bet.errors import UsageError
     from bet_ray import evaluation
 
-    policy = evaluation.load_policy(run)
-    changes = parse_overrides([*track_shorthand(wandb, tensorboard), *(settings or [])])
-    recipe = evaluation.recipe_of(policy, changes)
-    wanted = changed(policy.config, changes).eval
-    episodes = episodes or wanted.episodes
-    chosen = _split(split or wanted.split)
-    task = tasks.simulated(policy.config.task)
-    target = out or evaluation.run_of(run)
-    began = ended = time.monotonic()
-    ran = 0
-    with resumable(f"finished episodes are kept in {target}/episodes"), progress_bar() as bar:
-        line = bar.add_task(f"{task.name} episodes", total=episodes)
-
-        def show(done: int, total: int, before: int) -> None:
-            nonlocal ran, ended
-            ran, ended = done - before, time.monotonic()
-            bar.update(line, completed=done, total=total, before=before)
-
-        table = evaluation.evaluate(
-            run,
-            episodes=episodes,
-            actors=actors or policy.config.pool.actors,
-            slots=slots or policy.config.pool.slots,
-            out=target,
-            split=chosen,
-            settings=changes,
-            trajectories=trajectories,
-            allow_mixed_numerics=allow_mixed_numerics,
-            progress=show,
+    paths = [Path(word) for word in what if "=" not in word or Path(word).exists()]
+    if not paths:
+        raise UsageError("which run? name a run or policy directory before the settings")
+    typed = [word for word in what if Path(word) not in paths]
+    changes = parse_overrides([*track_shorthand(wandb, tensorboard), *typed])
+    if each:
+        paths = [policy for path in paths for policy in evaluation.policies_of(path)]
+    if plot and len(paths) > 1:
+        raise UsageError("--plot draws one policy; name one")
+    chosen = _split(split) if split else None
+    planned = []
+    for path in paths:
+        config = changed(evaluation.load_policy(path).config, changes)
+        target = out or evaluation.run_of(path)
+        planned.append(
+            evaluation.Evaluation.of(
+                path,
+                target,
+                chosen or config.eval.split,
+                changes,
+                trajectories=save_trajectories,
+                allow_mixed_numerics=allow_mixed_numerics,
+            )
         )
-    found = evaluation.measurement(task, table)
-    config = policy.config
-    console.print(
-        f"{task.name} · {counted(config.codebook.bins, 'bin')}, window {config.model.window}, "
-        f"gamma {config.loss.gamma:g} · policy {policy.digest[:12]} · {chosen.value} episodes 0..{episodes - 1}"
-        f"{''.join(f' · {text}' for text in recipe.protocol.variations)}"
-    )
-    print_measured(task, found)
-    if task.protocol.primary == SUCCESS:
-        returns = table.column("return").to_numpy()
-        console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
-    failed = table.column("end").to_pylist().count("error")
-    if failed:
-        console.print(f"  [red]{counted(failed, 'episode')} ended in an error: no success[/]")
-    rate = f" at {ran / (ended - began):,.1f}/s, start of Ray included" if ran else ""
-    console.print(
-        f"{counted(ran, 'episode')} run{rate}, {episodes - ran:,} recorded already · {target}/episodes", soft_wrap=True
-    )
-    if trajectories and ran < episodes:
-        console.print(
-            f"steps are kept of the {counted(ran, 'episode')} run now; with another --out the rest runs again"
-        )
+    first = changed(planned[0].policy.config, changes)
+    episodes = episodes or first.eval.episodes
+    shape = evaluation.PoolShape(actors or first.pool.actors, slots or first.pool.slots, patience)
+    kept = ", ".join(sorted({f"{one.ledger.run}/episodes" for one in planned if one.ledger}))
+    with resumable(f"finished episodes are kept in {kept}"):
+        if autotune:
+            to_run = sum(len(one.missing(episodes, retry_errors=retry_errors)) for one in planned)
+            shape = _tuned(planned[0], max(to_run, 1), shape)
+        with progress_bar() as bar:
+            name = planned[0].task.name if len(planned) == 1 else counted(len(planned), "policy", "policies")
+            line = bar.add_task(f"{name} episodes", total=episodes * len(planned))
+
+            def show(done: int, total: int, before: int) -> None:
+                bar.update(line, completed=done, total=total, before=before)
+
+            found = evaluation.evaluate_all(planned, episodes, shape, retry_errors=retry_errors, progress=show)
+    for one, table in zip(planned, found.tables, strict=True):
+        evaluation.track(one, changes, table)
+    if len(planned) == 1:
+        print_policy(planned[0], found.tables[0])
+    else:
+        print_policies(planned, found.tables)
+    print_usage(found, sum(table.num_rows for table in found.tables), kept)
     if plot:
         from bet_ray.show.rollouts import show_rollouts
 
-        typed = shlex.join(["bet-ray", *sys.argv[1:]])
-        page = show_rollouts(policy, recipe, chosen, table, target, typed)
+        one, run = planned[0], out or evaluation.run_of(paths[0])
+        command = shlex.join(["bet-ray", *sys.argv[1:]])
+        page = show_rollouts(one.policy, one.recipe, one.job.split, found.tables[0], run, command)
         console.print(f"page: {page}")
+
+
+def _tuned(one: "Evaluation", episodes: int, shape: "PoolShape") -> "PoolShape":
+    from bet_ray.autotune import autotune, chosen
+    from bet_ray.session import available_cpus
+
+    with console.status("measuring"):
+        found = autotune(one, episodes, shape.actors or available_cpus())
+    print_tuned(found)
+    return chosen(found, shape)
 
 
 def replay(

@@ -1,12 +1,24 @@
-"""How a measurement is printed."""
+"""How measurements are printed."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from bet.wording import counted
 from bet_ray.cli.console import console
+from bet_ray.values import spelled
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bet.measure import Measurement
     from bet.tasks import SimulatedTask
+    from bet_ray.autotune import Tuned
+    from bet_ray.evaluation import Evaluated, Evaluation
+
+ERRORS_TOLD = 5
 
 
 def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
@@ -19,3 +31,134 @@ def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
     console.print(f"  [bold]success[/]  {found.success:.3f}  ({won} of {found.episodes}, {found.success.method}, 95%)")
     for mode, share in found.mode_shares.items():
         console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
+
+
+def print_policy(one: "Evaluation", table: "pa.Table") -> None:
+    """What the episodes of one policy say."""
+    from bet.metrics import SUCCESS
+    from bet_ray.evaluation import measurement
+
+    task, config = one.task, one.policy.config
+    console.print(
+        f"{task.name} · {counted(config.codebook.bins, 'bin')}, window {config.model.window}, "
+        f"gamma {config.loss.gamma:g} · policy {one.policy.digest[:12]} · "
+        f"{one.job.split.value} episodes 0..{table.num_rows - 1}"
+        f"{''.join(f' · {text}' for text in one.recipe.protocol.variations)}"
+    )
+    print_measured(task, measurement(task, table))
+    if task.protocol.primary == SUCCESS:
+        returns = table.column("return").to_numpy()
+        console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
+    _print_errors(one, table)
+
+
+def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Table]") -> None:
+    """A row for each policy, best first, with intervals that hold for all of them at once."""
+    from bet.metrics import SUCCESS
+    from bet.stats import simultaneous_confidence
+    from bet_ray.evaluation import measurement
+
+    confidence = simultaneous_confidence(len(evaluations))
+    rows = [
+        (one, table, measurement(one.task, table, confidence)) for one, table in zip(evaluations, tables, strict=True)
+    ]
+    rows.sort(key=lambda row: (row[0].task.name, -row[2].primary.estimate))
+    settings = _different_settings(evaluations)
+    primaries = dict.fromkeys(one.task.protocol.primary for one in evaluations)
+    names = [*(["primary"] if len(primaries) > 1 else primaries), SUCCESS]
+    spread = "intervals hold for all at once, 95%"
+    split = evaluations[0].job.split.value
+    board = Table(
+        title=f"{counted(len(evaluations), 'policy', 'policies')} · {counted(tables[0].num_rows, f'{split} episode')} "
+        f"each · {spread}",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    board.add_column("#", justify="right")
+    board.add_column("policy", overflow="fold")
+    for name in (*(key.rsplit(".", 1)[-1] for key in settings), *dict.fromkeys(names)):
+        board.add_column(name, justify="right")
+    for place, (one, _, found) in enumerate(rows, start=1):
+        flat = _flat_settings(one)
+        numbers = [format(found.primary, ".2f"), format(found.success, ".2f")]
+        numbers = numbers[1:] if names == [SUCCESS, SUCCESS] else numbers
+        board.add_row(str(place), str(one.path), *(spelled(flat.get(key)) for key in settings), *numbers)
+    console.print(board)
+    for one, table, _ in rows:
+        _print_errors(one, table)
+
+
+def print_tuned(found: "Tuned") -> None:
+    """What was measured, and the choice."""
+    one = found.best
+    parts = ("simulation", one.simulation), ("inference", one.inference), ("the rest", one.rest)
+    console.print(
+        f"a step of {one.slots} slots: {', '.join(f'{1e3 * seconds:.2f} ms {name}' for name, seconds in parts)}; "
+        f"a reset {1e3 * one.reset:.2f} ms; episodes of {one.length:.0f} steps"
+    )
+    board = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("slots", "steps/s of an actor", f"{counted(found.episodes, 'episode')} take"):
+        board.add_column(name, justify="right")
+    for cost in found.costs:
+        row = (f"{cost.slots}", f"{cost.rate:,.0f}", f"{cost.expected(found.episodes):,.1f} s")
+        board.add_row(*row, style="bold" if cost is one else None)
+    console.print(board)
+    console.print(f"chosen: --actors {found.actors} --slots {one.slots}")
+
+
+def print_usage(found: "Evaluated", total: int, kept: str) -> None:
+    """How many episodes were run, how fast, and how busy the workers were."""
+    recorded = max(total - found.ran, 0)
+    if not found.ran:
+        console.print(f"0 episodes run, {recorded:,} recorded already · {kept}", soft_wrap=True)
+        return
+    usage = found.usage
+    console.print(
+        f"{counted(found.ran, 'episode')} run in {found.seconds:.1f} s, {found.ran / found.seconds:,.1f}/s, after "
+        f"{found.started:.1f} s of starting Ray, {recorded:,} recorded already · {kept}",
+        soft_wrap=True,
+    )
+    before = f"{usage.utilisation_before_tail:.1%} before the tail, " if usage.slots_before_tail else ""
+    seconds = max(usage.seconds, 1e-9)
+    console.print(
+        f"slots busy {before}{usage.utilisation:.1%} in all; {usage.simulating / seconds:.0%} simulation, "
+        f"{usage.acting / seconds:.0%} inference, {usage.overhead:.0%} the rest"
+    )
+
+
+def _print_errors(one: "Evaluation", table: "pa.Table") -> None:
+    """Errors apart from failures: a person decides what they mean."""
+    from bet_ray.results import END
+
+    failed = [
+        index
+        for index, end in zip(table.column("index").to_pylist(), table.column(END).to_pylist(), strict=True)
+        if end == "error"
+    ]
+    if not failed:
+        return
+    won, ended = sum(table.column("success").to_pylist()), table.num_rows - len(failed)
+    reasons = one.ledger.errors(one.job.source) if one.ledger else {}
+    console.print(
+        f"  [red]{counted(len(failed), 'episode')} ended in an error[/], counted as no success; without them "
+        f"{won} of {ended} succeed. --retry-errors runs them again"
+    )
+    for index in failed[:ERRORS_TOLD]:
+        console.print(f"    episode {index}: {reasons.get(index, '')}", markup=False)
+    if len(failed) > ERRORS_TOLD:
+        console.print(f"    and {len(failed) - ERRORS_TOLD:,} more")
+
+
+def _flat_settings(one: "Evaluation") -> dict[str, Any]:
+    from bet.config import flatten
+
+    return flatten(one.policy.config.model_dump(mode="json"))
+
+
+def _different_settings(evaluations: "Sequence[Evaluation]") -> list[str]:
+    """Settings that tell the policies apart."""
+    flat = [_flat_settings(one) for one in evaluations]
+    keys = [key for key in flat[0] if key.partition(".")[0] not in ("eval", "pool")]
+    return [key for key in keys if len({str(settings.get(key)) for settings in flat}) > 1]

@@ -23,7 +23,7 @@ from bet.normalizer import fit_normalizer
 from bet.policy import Policy
 from bet.priors import make_model
 from bet.protocol import Protocol, Recipe, episode_randomness, states_digest
-from bet.rollout import End, EpisodeResult, Rollout, failed, rollout
+from bet.rollout import NOT_FINITE, End, EpisodeResult, Rollout, failed, rollout
 from bet.trajectory import Trajectory
 
 SMALL = {"model.layers": 1, "model.heads": 2, "model.width": 20}
@@ -163,7 +163,7 @@ def test_what_ran_in_a_slot_before_leaves_nothing_behind(case: Case) -> None:
     seen: dict[int, EpisodeResult] = {}
     for wave in ([0, 1, 2], [3, 0, 4], [1], [2, 0]):  # the same episodes again, in other slots, some left unused
         engine.start(wave)
-        while engine.running:
+        while engine.busy:
             finished = by_index(engine.step())
             assert_all_same(finished, case.expected)
             seen |= finished
@@ -305,7 +305,7 @@ def test_an_action_of_nan_ends_its_episode_in_an_error_and_the_others_finish(slo
         assert trajectory is not None
         drawn = np.flatnonzero(trajectory.bins == 3)
         if len(drawn):
-            assert_same(result, failed(GRID, Split.TUNE, index, int(drawn[0]) + 1))
+            assert_same(result, failed(GRID, Split.TUNE, index, NOT_FINITE, int(drawn[0]) + 1))
         else:
             assert_same(result, healthy[index])
 
@@ -326,7 +326,7 @@ def test_a_policy_without_offsets_that_breaks_is_an_error_too() -> None:
 
 
 def test_a_failed_episode_scores_nothing_and_keeps_its_identity() -> None:
-    row = failed(GRID, Split.REPORT, 7, length=3)
+    row = failed(GRID, Split.REPORT, 7, "it hung", length=3)
     assert (row.index, row.seed) == (7, episode_randomness(GRID, Split.REPORT, 7)[0])
     assert (row.success, row.primary, row.total_reward, row.max_reward) == (False, 0.0, 0.0, 0.0)
     assert (row.length, row.end, row.outcome, row.trajectory) == (3, End.ERROR, None, None)
@@ -353,16 +353,16 @@ def test_more_episodes_than_free_slots_are_refused() -> None:
 
 def test_free_and_running_slots_are_counted() -> None:
     engine = Rollout(pointmass(bins=1), Recipe(protocol("pointmass2", 3)), Split.TUNE, 4)
-    assert (engine.free, engine.running) == (4, 0)
+    assert (engine.free, engine.running) == (4, [])
     assert engine.step() == []
     engine.start([])
     engine.start([5, 9])
-    assert (engine.free, engine.running) == (2, 2)
+    assert (engine.free, engine.running) == (2, [5, 9])
     assert engine.step() == []
     engine.start([7])
     assert engine.step() == []
     assert sorted(result.index for result in engine.step()) == [5, 9]
-    assert (engine.free, engine.running) == (3, 1)
+    assert (engine.free, engine.running) == (3, [7])
 
 
 def test_no_episodes_are_no_work() -> None:

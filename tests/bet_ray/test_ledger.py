@@ -1,8 +1,12 @@
 """Episodes are recorded exactly once, whatever is repeated, torn or interrupted."""
 
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +15,7 @@ from bet import tasks
 from bet.config import Split
 from bet.metrics import PushTOutcome
 from bet.protocol import episode_randomness
-from bet.rollout import End, EpisodeResult
+from bet.rollout import End, EpisodeResult, failed
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import RunError
 from bet_ray.results import EpisodeSource, episodes_table, execution_table
@@ -48,6 +52,12 @@ def indices(ledger: Ledger, source: EpisodeSource = SOURCE) -> list[int]:
     return ledger.of(source).column("index").to_pylist()
 
 
+def published(run: Path) -> pa.Table:
+    """What a reader finds who knows nothing of parts."""
+    files = sorted((run / "episodes").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
 def test_what_is_appended_is_read_back_in_key_order(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, TASK)
     ledger.append(*rows([3, 1]))
@@ -73,32 +83,96 @@ def test_no_episode_is_lost_or_counted_twice_however_parts_overlap(
     for number, batch in enumerate(batches):
         ledger.append(*rows(batch))
         if number in compact_after:
-            ledger.compact()
+            ledger.publish()
     expected = sorted({index for batch in batches for index in batch})
     assert ledger.read().equals(rows(expected)[0])
-    ledger.compact()
+    ledger.publish()
     assert ledger.read().equals(rows(expected)[0])
 
 
-def test_compaction_leaves_one_published_file_and_no_parts(tmp_path: Path) -> None:
+def test_publishing_leaves_one_published_file_and_no_parts(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, TASK)
     for index in range(5):
         ledger.append(*rows([index]))
-    ledger.compact()
+    ledger.publish()
     assert len(list((tmp_path / "episodes").glob("*.parquet"))) == 1
     assert not list((tmp_path / "episodes" / PARTS).iterdir())
     assert len(list((tmp_path / "execution").glob("*.parquet"))) == 1
 
 
-def test_two_published_tables_become_one_at_the_next_compaction(tmp_path: Path) -> None:
+def test_publishing_again_writes_only_what_is_new(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, TASK)
     ledger.append(*rows([0, 1]))
-    ledger.compact()
-    published = next((tmp_path / "episodes").glob("*.parquet"))
-    (tmp_path / "episodes" / "twin.parquet").write_bytes(published.read_bytes())  # as two evaluations at once leave it
-    ledger.compact()
-    assert len(list((tmp_path / "episodes").glob("*.parquet"))) == 1
+    ledger.publish()
+    (first,) = (tmp_path / "episodes").glob("*.parquet")
+    before = first.read_bytes()
+    ledger.append(*rows([1, 2]))
+    ledger.publish()
+    assert first.read_bytes() == before
+    assert sorted(published(tmp_path).column("index").to_pylist()) == [0, 1, 2]
+
+
+def test_rows_that_two_processes_published_at_once_become_one_at_the_next_publishing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    ledger.append(*rows([0, 1]))
+    ledger.publish()
+    (first,) = (tmp_path / "episodes").glob("*.parquet")
+    (tmp_path / "episodes" / "twin.parquet").write_bytes(first.read_bytes())  # where the file system has no locks
     assert ledger.read().equals(rows([0, 1])[0])
+    ledger.append(*rows([2]))
+    ledger.publish()
+    assert published(tmp_path).column("index").to_pylist() == [0, 1, 2]
+
+
+def test_an_error_that_was_made_good_counts_no_more(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    error = failed(TASK.protocol, Split.REPORT, 1, "the simulator hung")
+    told = SOURCE.key | {"index": 1, "node": "n", "actor": "a", "attempts": 3, "error": error.error}
+    ledger.append(episodes_table(TASK, SOURCE, [error]), execution_table([told]))
+    ledger.append(*rows([0]))
+    assert ledger.errors(SOURCE) == {1: "the simulator hung"}
+    ledger.publish()
+    assert ledger.errors(SOURCE) == {1: "the simulator hung"}
+    ledger.append(*rows([1]))
+    assert ledger.errors(SOURCE) == {}
+    ledger.publish()
+    assert published(tmp_path).equals(rows([0, 1])[0])
+    assert pq.read_table(tmp_path / "execution").column("attempts").to_pylist() == [1, 1]
+
+
+WRITER = """
+import sys, warnings
+from pathlib import Path
+from bet_ray.ledger import Ledger
+from tests.bet_ray.test_ledger import TASK, rows
+ledger = Ledger(Path(sys.argv[1]), TASK)
+for index in range(int(sys.argv[2]), int(sys.argv[3])):
+    ledger.append(*rows([index, index + 1]))
+    ledger.publish()
+"""
+
+
+@pytest.mark.slow
+def test_readers_see_every_row_once_while_two_processes_write_and_publish(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    ledger.append(*rows(list(range(50))))
+    ledger.publish()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), *span]) for span in (("50", "80"), ("60", "90"))
+    ]
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        seen = indices(ledger)
+        assert seen[:50] == list(range(50))
+        assert len(set(seen)) == len(seen)
+        with suppress(FileNotFoundError):  # of others' readers, who know nothing of parts: no row twice
+            raw = published(tmp_path).column("index").to_pylist()
+            assert len(set(raw)) == len(raw)
+        looks += 1
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert looks > 10
+    assert sorted(published(tmp_path).column("index").to_pylist()) == list(range(91))
+    assert not list(tmp_path.rglob("*.corrupt"))
 
 
 def test_a_crash_between_publishing_and_removing_parts_counts_nothing_twice(tmp_path: Path) -> None:
@@ -106,7 +180,7 @@ def test_a_crash_between_publishing_and_removing_parts_counts_nothing_twice(tmp_
     ledger.append(*rows([0, 1]))
     part = next((tmp_path / "episodes" / PARTS).glob("*.parquet"))
     kept = part.read_bytes()
-    ledger.compact()
+    ledger.publish()
     part.write_bytes(kept)  # as if the removal had never happened
     assert ledger.read().equals(rows([0, 1])[0])
 
@@ -123,22 +197,22 @@ def test_a_torn_part_is_set_aside_with_a_warning_and_its_episodes_are_missing_ag
     assert indices(ledger) == [2]
 
 
-def test_a_part_that_somebody_compacts_meanwhile_is_read_from_where_it_went(
+def test_a_part_that_somebody_publishes_meanwhile_is_read_from_where_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path, TASK)
     ledger.append(*rows([0, 1]))
-    stale = ledger._files()
-    ledger.compact()
-    lists = iter([stale, ledger._files()])
-    monkeypatch.setattr(ledger, "_files", lambda: next(lists))
+    stale = ledger.episodes._parts()
+    ledger.publish()
+    listings = iter([stale])
+    monkeypatch.setattr(ledger.episodes, "_parts", lambda: next(listings, []))
     assert indices(ledger) == [0, 1]
     assert not list(tmp_path.rglob("*.corrupt"))
 
 
 def test_a_sound_file_of_another_task_is_refused_and_left_alone(tmp_path: Path) -> None:
     Ledger(tmp_path, TASK).append(*rows([0]))
-    with pytest.raises(RunError, match="holds other columns than this task's episodes"):
+    with pytest.raises(RunError, match="holds other columns than episodes of this task"):
         Ledger(tmp_path, tasks.get("pointmass2")).read()
     assert indices(Ledger(tmp_path, TASK)) == [0]
 
@@ -154,11 +228,11 @@ def test_policies_and_splits_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_an_error_row_has_no_task_columns_but_counts_as_done(tmp_path: Path) -> None:
-    from bet.rollout import failed
-
     ledger = Ledger(tmp_path, TASK)
     _, execution = rows([4])
-    ledger.append(episodes_table(TASK, SOURCE, [failed(TASK.protocol, Split.REPORT, 4)]), execution)
+    ledger.append(
+        episodes_table(TASK, SOURCE, [failed(TASK.protocol, Split.REPORT, 4, "the simulator hung")]), execution
+    )
     row = ledger.read().to_pylist()[0]
     assert row["end"] == "error"
     assert row["best_coverage"] is None

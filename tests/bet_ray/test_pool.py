@@ -14,8 +14,10 @@ from bet.config import Split
 from bet.policy import Policy
 from bet.protocol import Recipe
 from bet_ray import pool as pool_module
-from bet_ray.pool import Job, Pool, RolloutWorker
+from bet_ray.dispatch import Finished
+from bet_ray.pool import Pool
 from bet_ray.results import unique_rows
+from bet_ray.worker import Job, PoolError, RolloutWorker
 from tests.bet.test_rollout import pusht as wandering_pusht_policy
 
 pytestmark = pytest.mark.slow
@@ -104,10 +106,10 @@ def test_a_worker_killed_with_kill_9_loses_no_episode_and_counts_none_twice(trai
 class _Poisoned(RolloutWorker):
     """A worker whose process dies whenever it meets episode 5, as a simulator with a segmentation fault would."""
 
-    def advance(self, new, jobs):  # type: ignore[no-untyped-def]
-        if any(index == 5 for _, index in new):
+    def advance(self, new, jobs, over, seconds, more):  # type: ignore[no-untyped-def]
+        if any(lease.index == 5 for lease in new):
             os._exit(1)
-        return super().advance(new, jobs)
+        return super().advance(new, jobs, over, seconds, more)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -133,7 +135,7 @@ def test_a_pool_whose_workers_cannot_start_says_so(trained: Path, monkeypatch: p
     monkeypatch.setattr(pool_module, "RolloutWorker", Broken)
     with Pool(1, 4) as pool:
         pool.submit(job_of(trained), list(range(40)))
-        with pytest.raises(pool_module.PoolError, match="could not start: OSError: no such library"):
+        with pytest.raises(PoolError, match="could not start: OSError: no such library"):
             drain(pool)
 
 
@@ -153,7 +155,7 @@ def test_a_pool_needs_an_actor_and_a_slot() -> None:
         Pool(0, 4)
 
 
-def _all(pool: Pool) -> list[pool_module.Finished]:
+def _all(pool: Pool) -> list[Finished]:
     finished = []
     while not pool.idle:
         finished += pool.poll()

@@ -22,11 +22,11 @@ from bet.rollout import rollout
 from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import write_manifest, write_text
-from bet_ray.pool import Job
 from bet_ray.results import episodes_table, execution_table, trajectories_table
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import SeedRun, set_best, trial_id
 from bet_ray.tuning import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_trials
+from bet_ray.worker import Job
 
 TASK = tasks.get("pointmass2")
 TUNE_EPISODES, REPORT_EPISODES = 40, 50
