@@ -23,10 +23,8 @@ EpisodeKey = tuple[str | int, ...]
 """Values of `KEY`."""
 
 
-def saved_trajectories(
-    run: Path, task: SimulatedTask, wanted: pc.Expression | None = None
-) -> dict[EpisodeKey, Trajectory]:
-    """The episodes of a run whose steps were kept, in key order; `wanted` is over the columns of their table.
+def saved_steps(run: Path, task: SimulatedTask, wanted: pc.Expression | None = None) -> pa.Table:
+    """The steps of a run that were kept, in the order of `STEP_KEY`; `wanted` is over their columns.
 
     Raises `RunError` for a file that does not open, or is of another task.
     """
@@ -38,7 +36,14 @@ def saved_trajectories(
         except (OSError, pa.ArrowInvalid, pa.ArrowKeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(f"{file}: not the trajectories of {task.name} episodes ({reason})") from error
-    table = unique_rows(pa.concat_tables(tables), STEP_KEY)
+    return unique_rows(pa.concat_tables(tables), STEP_KEY)
+
+
+def saved_trajectories(
+    run: Path, task: SimulatedTask, wanted: pc.Expression | None = None
+) -> dict[EpisodeKey, Trajectory]:
+    """The episodes of a run whose steps were kept, in key order; arguments and errors are those of `saved_steps`."""
+    table = saved_steps(run, task, wanted)
     steps = table.column("step").to_numpy()
     starts = np.flatnonzero(steps == 0)
     stops = [*starts[1:], len(steps)][: len(starts)]  # of no rows: none
@@ -107,7 +112,9 @@ def rescore(run: Path) -> tuple[SimulatedTask, list[Rescored]]:
         result = EpisodeResult.of(task, trajectories[key], row["index"], row["seed"], terminated=terminated)
         groups.setdefault(key[:-1], []).append((number, episodes_table(task, source, [result])))
     if not groups:
-        raise RunError(f"{run}: no episode has its steps; bet-ray eval {run} --trajectories --out ELSEWHERE keeps them")
+        raise RunError(
+            f"{run}: no episode has its steps; bet-ray eval {run} --save-trajectories --out ELSEWHERE keeps them"
+        )
     return task, [
         Rescored(
             str(key[0]),
@@ -127,4 +134,4 @@ def _task_of(run: Path) -> SimulatedTask:
             continue
         if len(names):
             return tasks.simulated(names[0].as_py())
-    raise RunError(f"{run}: no episodes; run bet-ray eval {run} --trajectories first")
+    raise RunError(f"{run}: no episodes; run bet-ray eval {run} --save-trajectories first")
