@@ -70,10 +70,12 @@ def replay(
         if not rows.num_rows:
             options = [*(settings or []), *(["--split", split] if split != "report" else [])]
             command = shlex.join(["bet-ray", "eval", str(run), *options, *(["--out", str(home)] if recorded else [])])
-            raise UsageError(f"{home}: holds no {split} episodes of this policy; record some first: {command}")
+            raise UsageError(
+                f"{home}: no {split} episodes of this policy are recorded with these settings; first run {command}"
+            )
         indices = _chosen(rows, failures, successes)
         if not indices:
-            raise UsageError(f"{home}: none of its {counted(rows.num_rows, 'recorded episode')} ended so")
+            raise UsageError(f"{home}: there are none such among its {counted(rows.num_rows, 'recorded episode')}")
         name = f"{split}-{policy.digest[:8]}-{recipe.protocol.digest[:8]}-{failures}f-{successes}s.mp4"
         video = video or home / "videos" / name
     again: list[replays.Replay] = []
@@ -114,7 +116,8 @@ def _chosen(rows: "pa.Table", failures: int, successes: int) -> list[int]:
     asked = {"failures": (failures, replays.failures(rows)), "successes": (successes, replays.successes(rows))}
     for what, (wanted, there) in asked.items():
         if len(there) < wanted:
-            console.print(f"{len(there)} {what}, not {wanted}, in {counted(rows.num_rows, 'recorded episode')}")
+            found = counted(rows.num_rows, "recorded episode")
+            console.print(f"{what}: {wanted} asked for, {len(there)} there among {found}")
     return [index for wanted, there in asked.values() for index in there[:wanted]]
 
 

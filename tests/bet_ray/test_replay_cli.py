@@ -103,7 +103,7 @@ def test_fewer_than_asked_for_are_shown_and_it_says_so(
     video = tmp_path / "v.mp4"
     code, out, _ = run(trained, "--failures", "4", "--successes", "1", "--recorded", tmp_path, "--video", video)
     assert code == 0
-    assert "1 failures, not 4, in 2 recorded episodes\n" in out
+    assert "failures: 4 asked for, 1 there among 2 recorded episodes\n" in out
     assert f"  2 of 2: {SAME}\n" in out
     assert video.is_file()
 
@@ -114,7 +114,7 @@ def test_nothing_recorded_says_how_to_record_some(trained: Path, tmp_path: Path,
     )
     assert code == 2
     command = f"bet-ray eval {trained} eval.hold_bins=2 --split tune --out {tmp_path}/none"
-    wanted = f"{tmp_path}/none: holds no tune episodes of this policy; record some first: {command}"
+    wanted = f"{tmp_path}/none: no tune episodes of this policy are recorded with these settings; first run {command}"
     assert error == f"error: {wanted}\n"
 
 
@@ -124,7 +124,7 @@ def test_none_of_the_kind_asked_for_is_one_line(
     record(tmp_path, policy, [one for one in results if one.success])
     code, _, error = run(trained, "--failures", "1", "--recorded", tmp_path)
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "recorded episodes ended so" in error
+    assert "there are none such among its" in error
 
 
 def test_one_episode_and_several_do_not_go_together(trained: Path, run: Run) -> None:
@@ -163,4 +163,4 @@ def test_an_episode_that_ended_in_an_error_says_so(policy: Policy, tmp_path: Pat
     assert SAME in out
     code, _, error = run(tmp_path / "policy", "--failures", "1", "--recorded", tmp_path)
     assert code == 2
-    assert "none of its 2 recorded episodes ended so" in error
+    assert "there are none such among its 2 recorded episodes" in error
