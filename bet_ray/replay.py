@@ -94,7 +94,7 @@ class Match(StrEnum):
 
     SAME = "the same as the recorded row, to the last bit"
     DIFFERENT = "NOT the same as the recorded row"
-    GIVEN_UP = "recorded as an error without a step, for it was given up after workers that ran it were lost"
+    GIVEN_UP = "recorded as an error without any step, which did not happen again"
     OTHER_NUMERICS = "recorded with other numerics (torch, CPU or device), where the last bits may differ"
     UNRECORDED = "not among the recorded episodes"
 
