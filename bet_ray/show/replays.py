@@ -29,7 +29,7 @@ def frames(replays: Sequence[Replay], task: SimulatedTask) -> Iterator[NDArray[n
     """One picture (height, width, 3) per state of the longest: the episodes side by side, each under its label.
 
     A label tells the bin chosen in the state that is shown; the strip below it, those of the steps until then. An
-    episode that is over visits, faded.
+    episode that is over stays, faded.
     """
     for state in range(max(len(one.film) for one in replays)):
         yield grid([_tile(one, task, state) for one in replays])
