@@ -227,6 +227,11 @@ class Rollout:
         return EpisodeResult.of(self.task, trajectory, index, int(self._seed[slot]), terminated=terminated)
 
 
+def raised(error: Exception) -> str:
+    """Why an episode could not be finished whose simulator raised something."""
+    return " ".join(f"the simulator raised {type(error).__name__}: {error}".split())
+
+
 def failed(protocol: Protocol, split: Split, index: int, error: str, length: int = 0) -> EpisodeResult:
     """The row of an episode that could not be finished, and why: no success, nothing scored."""
     seed, _ = episode_randomness(protocol, split, index)

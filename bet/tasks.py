@@ -144,6 +144,14 @@ class SimulatedTask(Task):
     strict_boxes: bool = False
     """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
 
+    @property
+    def scored(self) -> bool:
+        """Whether one episode may be worth something without success.
+
+        Where modes are named, the primary metric is one of many episodes; a single one succeeds or does not.
+        """
+        return not self.modes and self.protocol.primary != SUCCESS
+
     @cached_property
     def signals(self) -> tuple[str, ...]:
         """Names of the environment's signals."""

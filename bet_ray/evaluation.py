@@ -19,7 +19,7 @@ from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
 from bet.rollout import End
 from bet.tasks import SimulatedTask
-from bet_ray.ledger import Ledger, where
+from bet_ray.ledger import Ledger
 from bet_ray.manifest import EVALUATIONS, RunError, amend_manifest, read_manifest
 from bet_ray.pool import PATIENCE, Pool
 from bet_ray.recorder import Recorder
@@ -118,7 +118,7 @@ class Evaluation:
         indices = recorded.column("index").to_numpy()
         known = set(indices[~errors].tolist())
         if self.job.keep_trajectories:
-            begun = self.ledger.trajectories.read(where(self.job.source) & (pc.field("step") == 0))
+            begun = self.ledger.trajectories.read(self.job.source.rows & (pc.field("step") == 0))
             known &= set(begun.column("index").to_pylist())
         if not retry_errors:
             known |= set(indices[errors].tolist())

@@ -6,9 +6,7 @@ process on the same directory. Only publishing takes turns, where the file syste
 have no row twice, at any moment.
 """
 
-import functools
 import logging
-import operator
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -120,14 +118,14 @@ class Ledger:
 
     def of(self, source: EpisodeSource) -> pa.Table:
         """The recorded episodes of one policy, protocol, numerics and split, by index."""
-        return self.episodes.read(where(source))
+        return self.episodes.read(source.rows)
 
     def errors(self, source: EpisodeSource) -> dict[int, str]:
         """Why episodes of a source could not be finished, by index."""
         failed = self.of(source).filter(pc.field(END) == End.ERROR.value).column("index").to_pylist()
         if not failed:
             return {}
-        told = self.execution.read(where(source) & pc.field("index").isin(failed) & pc.field("error").is_valid())
+        told = self.execution.read(source.rows & pc.field("index").isin(failed) & pc.field("error").is_valid())
         reasons = dict(zip(told.column("index").to_pylist(), told.column("error").to_pylist(), strict=True))
         return {index: reasons.get(index, "for no recorded reason") for index in failed}
 
@@ -141,11 +139,6 @@ class Ledger:
                     table.publish()
         except Timeout:
             log.info("%s: another process is publishing", self.run)
-
-
-def where(source: EpisodeSource) -> pc.Expression:
-    """Selects the rows of a source."""
-    return functools.reduce(operator.and_, (pc.field(name) == value for name, value in source.key.items()))
 
 
 def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None) -> pa.Table | None:

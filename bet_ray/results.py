@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -158,6 +161,11 @@ class EpisodeSource:
     def key(self) -> dict[str, str]:
         """The columns of `KEY` that all its rows share."""
         return {name: getattr(self, name) for name in KEY if name != "index"}
+
+    @property
+    def rows(self) -> pc.Expression:
+        """Which rows of a run's tables are its own."""
+        return reduce(and_, (pc.field(name) == value for name, value in self.key.items()))
 
 
 def episodes_table(task: SimulatedTask, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:

@@ -24,7 +24,7 @@ EpisodeKey = tuple[str | int, ...]
 def saved_trajectories(
     run: Path, task: SimulatedTask, wanted: pc.Expression | None = None
 ) -> dict[EpisodeKey, Trajectory]:
-    """The episodes of a run whose steps were kept, in key order; `wanted` is over the columns of their table.
+    """The episodes of a run whose steps were kept, in key order; `wanted` is over the columns of `STEP_KEY`.
 
     Raises `RunError` for a file of another task.
     """
@@ -97,7 +97,9 @@ def rescore(run: Path) -> tuple[SimulatedTask, list[Rescored]]:
         result = EpisodeResult.of(task, trajectories[key], row["index"], row["seed"], terminated=terminated)
         groups.setdefault(key[:-1], []).append((number, episodes_table(task, source, [result])))
     if not groups:
-        raise RunError(f"{run}: no episode has its steps; bet-ray eval {run} --trajectories --out ELSEWHERE keeps them")
+        raise RunError(
+            f"{run}: no episode has its steps; bet-ray eval {run} --save-trajectories --out ELSEWHERE keeps them"
+        )
     return task, [
         Rescored(
             str(key[0]),
@@ -117,4 +119,4 @@ def _task_of(run: Path) -> SimulatedTask:
             continue
         if len(names):
             return tasks.simulated(names[0].as_py())
-    raise RunError(f"{run}: no episodes; run bet-ray eval {run} --trajectories first")
+    raise RunError(f"{run}: no episodes; run bet-ray eval {run} --save-trajectories first")

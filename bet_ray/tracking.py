@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bet import tasks
 from bet.config import Split, TrackConfig, WandbMode
 from bet.measure import Measurement
 from bet.policy import Policy
@@ -36,6 +37,7 @@ from bet.stats import Interval
 from bet.training import Epoch
 from bet_ray.manifest import TENSORBOARD, WANDB, write_text
 from bet_ray.replay import replay
+from bet_ray.show.replays import frames
 from bet_ray.video import write_video
 
 OPEN_SECONDS = 60.0
@@ -189,7 +191,7 @@ def track_evaluation(
 
         def film() -> tuple[Frames, int]:
             replayed = replay(policy, recipe, split, best)
-            return replayed.frames, replayed.fps
+            return list(frames([replayed], tasks.simulated(protocol.task))), replayed.fps
 
         tracker.video("best episode", film)
 

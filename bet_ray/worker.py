@@ -22,7 +22,7 @@ from bet.config import Split
 from bet.errors import FailedRunError
 from bet.policy import Policy
 from bet.protocol import Recipe
-from bet.rollout import EpisodeResult, Rollout, failed
+from bet.rollout import EpisodeResult, Rollout, failed, raised
 from bet_ray.results import EpisodeSource, episodes_table, execution_table, trajectories_table
 
 log = logging.getLogger(__name__)
@@ -258,8 +258,7 @@ class RolloutWorker:
             active.running.clear()
             active.apart.extendleft(reversed(quarters(leases)))
             return []
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return [failed(active.job.recipe.protocol, active.job.split, leases[0].index, f"the simulator raised {reason}")]
+        return [failed(active.job.recipe.protocol, active.job.split, leases[0].index, raised(error))]
 
     def _report(self, name: str, finished: list[tuple[EpisodeResult, Lease, float]]) -> Report:
         active = self._active[name]

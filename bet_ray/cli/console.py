@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from threading import Timer
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -24,8 +25,12 @@ from rich.text import Text
 
 from bet.errors import UsageError
 
+if TYPE_CHECKING:
+    from bet.config import Split
+
 WANDB_HELP = "Weights & Biases, offline below the run directory: short for track.wandb=offline."
 TENSORBOARD_HELP = "TensorBoard event files: short for track.tensorboard=true."
+SLOW = 2.0  # seconds without a progress bar
 PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -81,6 +86,15 @@ def progress_bar(delay: float = 0.0) -> Iterator[Progress]:
 def track_shorthand(wandb: bool, tensorboard: bool) -> list[str]:
     """What the flags --wandb and --tensorboard are short for."""
     return [*(["track.wandb=offline"] if wandb else []), *(["track.tensorboard=true"] if tensorboard else [])]
+
+
+def split_named(name: str) -> "Split":
+    """What --split says. Raises `ConfigError` with a did-you-mean."""
+    from bet.config import ConfigError, Split, did_you_mean
+
+    if name not in list(Split):
+        raise ConfigError(f"--split: no split {name!r}{did_you_mean(name, list(Split))}")
+    return Split(name)
 
 
 def run_directory(out: Path | None, name: str, resume: bool) -> Path:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bet.wording import counted
 from bet_ray.cli import convert, download
-from bet_ray.cli.console import console, progress_bar
+from bet_ray.cli.console import SLOW, console, progress_bar
 from bet_ray.cli.demonstrations import Demonstrations, format_of, load
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ app.command(epilog=download.EXAMPLES)(download.download)
 Observation = Annotated[
     str | None, typer.Option(help="Observation layout, as in data.observation. Default: the one they are stored in.")
 ]
-SLOW = 2.0  # seconds without a progress bar
 
 
 @app.command("list", epilog="Example: `bet-ray data list`")

@@ -1,4 +1,4 @@
-"""`bet-ray eval` and `bet-ray replay`."""
+"""`bet-ray eval`."""
 
 import shlex
 import sys
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bet.wording import counted
-from bet_ray.cli.console import TENSORBOARD_HELP, WANDB_HELP, console, progress_bar, resumable, track_shorthand
+from bet_ray.cli.console import (
+    TENSORBOARD_HELP,
+    WANDB_HELP,
+    console,
+    progress_bar,
+    resumable,
+    split_named,
+    track_shorthand,
+)
 from bet_ray.cli.measured import print_policies, print_policy, print_tuned, print_usage
 
 if TYPE_CHECKING:
-    from bet.config import Split
     from bet_ray.evaluation import Evaluation, PoolShape
 
 EXAMPLES = "Examples: `bet-ray eval runs/a --episodes 1000` · `bet-ray eval runs/a --actors 2 --slots 8 --split tune`"
-REPLAY_EXAMPLES = "Examples: `bet-ray replay runs/a --episode 17 --video out.mp4`"
 
 
 def evaluate(
@@ -75,7 +81,7 @@ def evaluate(
         paths = [policy for path in paths for policy in evaluation.policies_of(path)]
     if plot and len(paths) > 1:
         raise UsageError("--plot draws one policy; name one")
-    chosen = _split(split) if split else None
+    chosen = split_named(split) if split else None
     planned = []
     for path in paths:
         config = changed(evaluation.load_policy(path).config, changes)
@@ -130,53 +136,3 @@ def _tuned(one: "Evaluation", episodes: int, shape: "PoolShape") -> "PoolShape":
         found = autotune(one, episodes, shape.actors or available_cpus())
     print_tuned(found)
     return chosen(found, shape)
-
-
-def replay(
-    run: Annotated[Path, typer.Argument(help="Run or policy directory.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="As in the evaluation: eval.hold_bins=4 ...")] = None,
-    episode: Annotated[int, typer.Option(min=0, help="Index of the episode.")] = 0,
-    split: Annotated[str, typer.Option(help="Its split: report or tune.")] = "report",
-    video: Annotated[Path | None, typer.Option(help="Write a video (mp4 or gif).")] = None,
-) -> None:
-    """Run one episode again, bit for bit, and show what happened."""
-    from bet import tasks
-    from bet.config import parse_overrides
-    from bet.metrics import route_name
-    from bet_ray import replay as replays
-    from bet_ray.evaluation import load_policy, recipe_of, run_of
-    from bet_ray.results import EpisodeSource
-    from bet_ray.video import check_ending, write_video
-
-    if video is not None:
-        check_ending(video)
-    policy = load_policy(run)
-    chosen, recipe = _split(split), recipe_of(policy, parse_overrides(settings or []))
-    task = tasks.simulated(policy.config.task)
-    replayed = replays.replay(policy, recipe, chosen, episode, pictures=video is not None)
-    result = replayed.result
-    end = result.end.value if result.success else f"no success, {result.end.value}"
-    # Where modes are named, the primary metric is one of many episodes; a single one succeeds or does not.
-    score = "" if task.modes else f", {task.protocol.primary} {result.primary:.3f}"
-    console.print(
-        f"{task.name} · {split} episode {episode} · {end} after {counted(result.length, 'step')}{score}, "
-        f"return {result.total_reward:.2f}"
-    )
-    for name, value in vars(result.outcome).items() if result.outcome else ():
-        console.print(f"  {name}: {route_name(value) if name == 'route' else value}")
-    if result.trajectory is not None:
-        bins = result.trajectory.bins
-        console.print(f"  bins drawn: {' '.join(map(str, bins[:24]))}{' …' if len(bins) > 24 else ''}")
-    source = EpisodeSource.of(policy, recipe.protocol, chosen)
-    console.print(f"  {replays.compare(replayed, source, run_of(run)).value}")
-    if video is not None:
-        write_video(replayed.frames, video, replayed.fps)
-        console.print(f"{counted(len(replayed.frames), 'frame')} in {video}")
-
-
-def _split(name: str) -> "Split":
-    from bet.config import ConfigError, Split, did_you_mean
-
-    if name not in list(Split):
-        raise ConfigError(f"--split: no split {name!r}{did_you_mean(name, list(Split))}")
-    return Split(name)

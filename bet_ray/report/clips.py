@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 from bet.config import Split
 from bet.envs.vector import RenderError
 from bet.policy import Policy
+from bet.tasks import SimulatedTask
 from bet_ray.evaluation import recipe_of
-from bet_ray.replay import replay
+from bet_ray.replay import failures, replay, successes
 from bet_ray.report.records import Records
+from bet_ray.show.replays import frames
 from bet_ray.video import write_video
 
 log = logging.getLogger(__name__)
@@ -45,30 +47,29 @@ def clips(records: Records) -> tuple[Clip, ...]:
     policy = Policy.load(records.run)
     rows = winner.rows.filter(pc.field("policy_digest") == policy.digest)
     try:
-        return tuple(_clip(policy, title, index) for title, index in _chosen(rows))
+        return tuple(_clip(policy, records.task, title, index) for title, index in _chosen(rows))
     except RenderError as error:
         log.warning("no videos in the report: %s", error)
         return ()
 
 
 def _chosen(rows: pa.Table) -> list[tuple[str, int]]:
-    won, lost = rows.filter(pc.field("success")), rows.filter(~pc.field("success"))
+    won, lost = successes(rows), failures(rows)
     chosen = []
-    if won.num_rows:
-        chosen.append(("A success", won.column("index")[0].as_py()))
-    elif rows.num_rows:
+    if won:
+        chosen.append(("A success", won[0]))
+    elif lost:
         best = int(np.argmax(rows.column("primary").to_numpy()))
         chosen.append(("Its best episode", rows.column("index")[best].as_py()))
     taken = {index for _, index in chosen}
-    failures = [index for index in lost.column("index").to_pylist() if index not in taken]
-    return chosen + [("A failure", index) for index in failures[:1]]
+    return chosen + [("A failure", index) for index in lost if index not in taken][:1]
 
 
-def _clip(policy: Policy, title: str, index: int) -> Clip:
+def _clip(policy: Policy, task: SimulatedTask, title: str, index: int) -> Clip:
     replayed = replay(policy, recipe_of(policy), Split.REPORT, index)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(replayed.frames, path, replayed.fps)
+        write_video(frames([replayed], task), path, replayed.fps)
         mp4 = b64encode(path.read_bytes()).decode()
     result = replayed.result
     return Clip(title, index, result.length, result.primary, mp4)

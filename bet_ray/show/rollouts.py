@@ -68,7 +68,6 @@ def show_rollouts(policy: Policy, recipe: Recipe, split: Split, table: pa.Table,
     """
     found = look(policy, recipe, split, table, run)
     config, layout = policy.config, policy.config.data.observation
-    scored = found.task.protocol.primary != SUCCESS and not found.task.modes
     page = render_page(
         TEMPLATE,
         filters={},
@@ -82,7 +81,7 @@ def show_rollouts(policy: Policy, recipe: Recipe, split: Split, table: pa.Table,
         rate=found.task.protocol.primary == SUCCESS,
         paths=_paths_figure(found) if found.drawn else None,
         lengths=_histogram(found, found.lengths, whole_edges(found.lengths, CELLS), "steps"),
-        scores=_histogram(found, found.primary, SCORES, found.task.protocol.primary) if scored else None,
+        scores=_histogram(found, found.primary, SCORES, found.task.protocol.primary) if found.task.scored else None,
         command=command,
     )
     write_text(run / PAGE, page)
@@ -112,10 +111,7 @@ def _paths(
 ) -> dict[int, NDArray[np.float32]]:
     """Observations (P, obs_dim) of episodes, by index; an episode that ended in an error has none."""
     source = EpisodeSource.of(policy, recipe.protocol, split)
-    wanted = pc.field("index").isin(list(indices))
-    for name, value in source.key.items():
-        wanted &= pc.field(name) == value
-    kept = saved_trajectories(run, task, wanted)
+    kept = saved_trajectories(run, task, source.rows & pc.field("index").isin(list(indices)))
     paths = {int(key[-1]): trajectory.observations for key, trajectory in kept.items()}
     missing = [index for index in indices if index not in paths]
     for result in rollout(policy, recipe, split, missing, len(missing)) if missing else ():

@@ -4,13 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from bet.data.episodes import DataError, Episodes
 from bet.tasks import SimulatedTask
-
-LABEL = 30  # pixels above each picture
-_PAPER, _INK, _ENDED = "#ffffff", "#222222", "#8a8f94"
+from bet_ray.page.style import FAINT, INK
+from bet_ray.video import Line, grid, tile
 
 
 def frame_count(episodes: Episodes, chosen: Sequence[int]) -> int:
@@ -35,38 +33,12 @@ def frames(
                 env.reset(options={"states": scene(episodes.observations[starts + now]), "reset_mask": step <= last})
             except ValueError as error:
                 raise DataError(f"{episodes.source}: step {step} cannot be drawn: {error}") from error
-            yield _grid(
-                [
-                    _tile(picture, number, at, end, colours[number], ended=step > end)
-                    for picture, number, at, end in zip(env.render(), chosen, now, last, strict=True)
-                ]
-            )
+            tiles = []
+            for picture, number, at, end in zip(env.render(), chosen, now, last, strict=True):
+                over = step > end
+                told = f"step {at} of {end}{', over' if over else ''}"
+                line = Line(colours[number], f"episode {number}", told, FAINT if over else INK)
+                tiles.append(tile(picture, [line], over=over))
+            yield grid(tiles)
     finally:
         env.close()
-
-
-def _tile(
-    picture: NDArray[np.uint8], number: int, step: int, end: int, colour: str, *, ended: bool
-) -> NDArray[np.uint8]:
-    height, width, _ = picture.shape
-    tile = Image.new("RGB", (width, height + LABEL), _PAPER)
-    shown = Image.fromarray(picture)
-    tile.paste(Image.blend(shown, Image.new("RGB", shown.size, _PAPER), 0.55) if ended else shown, (0, LABEL))
-    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=16)
-    pen.rectangle((0, 0, 10, LABEL - 1), fill=colour)
-    pen.text((18, LABEL / 2), f"episode {number}", fill=_INK, font=font, anchor="lm")
-    text = f"step {step} of {end}" + (", over" if ended else "")
-    pen.text((width - 8, LABEL / 2), text, fill=_ENDED if ended else _INK, font=font, anchor="rm")
-    return np.asarray(tile)
-
-
-def _grid(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Tiles (h, w, 3) in rows, as nearly square as can be, with a little room between them; even sides, for H.264."""
-    columns = int(np.ceil(np.sqrt(len(tiles))))
-    rows = -(-len(tiles) // columns)
-    (height, width, _), gap = tiles[0].shape, 8
-    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = place // columns * (height + gap), place % columns * (width + gap)
-        grid[top : top + height, left : left + width] = tile
-    return np.pad(grid, ((0, grid.shape[0] % 2), (0, grid.shape[1] % 2), (0, 0)), constant_values=255)

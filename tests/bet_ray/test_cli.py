@@ -223,7 +223,7 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     trained = bet_ray("train", "pointmass1", f"data.path={data}", "train.epochs=2", "--out", run)
     assert trained.returncode == 0, trained.stderr
     assert f"next: bet-ray eval {run}" in trained.stdout
-    evaluated = bet_ray("eval", run, "--episodes", "20", "--actors", "1", "--slots", "4")
+    evaluated = bet_ray("eval", run, "--episodes", "20", "--actors", "1", "--slots", "4", "--save-trajectories")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "success x mode coverage" in evaluated.stdout
     assert "20 episodes run" in evaluated.stdout
@@ -235,6 +235,7 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
     assert "the same as the recorded row, to the last bit" in replayed.stdout
     end = row["end"] if row["success"] else f"no success, {row['end']}"
     assert f"report episode 3 · {end} after {row['length']} steps, return {row['return']:.2f}" in replayed.stdout
+    assert "every step the same as the one kept in trajectories/, to the last bit" in replayed.stdout
 
 
 @pytest.mark.parametrize(

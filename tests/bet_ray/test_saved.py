@@ -11,38 +11,32 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from bet import tasks
-from bet.config import Split
 from bet.policy import Policy
-from bet.rollout import EpisodeResult, rollout
+from bet.rollout import EpisodeResult
 from bet_ray.cli import main
-from bet_ray.evaluation import recipe_of
-from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError
-from bet_ray.results import EXECUTION, EpisodeSource, episodes_table, trajectories_table
 from bet_ray.saved import rescore, saved_trajectories
+
+from .recording import record, roll_out
 
 EPISODES = 12
 TASK = tasks.get("pointmass2")
 
 
 @pytest.fixture(scope="module")
-def results(trained: Path) -> list[EpisodeResult]:
-    policy = Policy.load(trained)
-    return sorted(rollout(policy, recipe_of(policy), Split.REPORT, range(EPISODES), 4), key=lambda one: one.index)
+def policy(trained: Path) -> Policy:
+    return Policy.load(trained)
 
 
-def record(run: Path, trained: Path, results: list[EpisodeResult], kept: list[EpisodeResult]) -> None:
-    """Puts results on disk, the steps of some of them."""
-    policy = Policy.load(trained)
-    source = EpisodeSource.of(policy, recipe_of(policy).protocol, Split.REPORT)
-    steps = trajectories_table(TASK, source, kept, policy.bin_centers)
-    Ledger(run, TASK).append(episodes_table(TASK, source, results), EXECUTION.empty_table(), steps)
+@pytest.fixture(scope="module")
+def results(policy: Policy) -> list[EpisodeResult]:
+    return roll_out(policy, EPISODES)
 
 
 def test_trajectories_come_back_as_the_rollout_had_them(
-    trained: Path, results: list[EpisodeResult], tmp_path: Path
+    policy: Policy, results: list[EpisodeResult], tmp_path: Path
 ) -> None:
-    record(tmp_path, trained, results, results)
+    record(tmp_path, policy, results, results)
     found = saved_trajectories(tmp_path, TASK)
     assert [key[-1] for key in found] == list(range(EPISODES))
     for trajectory, result in zip(found.values(), results, strict=True):
@@ -55,9 +49,9 @@ def test_trajectories_come_back_as_the_rollout_had_them(
 
 
 def test_numbers_computed_anew_are_the_recorded_ones(
-    trained: Path, results: list[EpisodeResult], tmp_path: Path
+    policy: Policy, results: list[EpisodeResult], tmp_path: Path
 ) -> None:
-    record(tmp_path, trained, results, results[:7])
+    record(tmp_path, policy, results, results[:7])
     task, (group,) = rescore(tmp_path)
     assert task is TASK
     assert group.computed.num_rows == 7
@@ -66,14 +60,14 @@ def test_numbers_computed_anew_are_the_recorded_ones(
 
 
 def test_a_table_that_says_otherwise_is_told_apart_and_exits_with_1(
-    trained: Path,
+    policy: Policy,
     results: list[EpisodeResult],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     changed = [replace(results[0], total_reward=np.nextafter(results[0].total_reward, 2.0)), *results[1:]]
-    record(tmp_path, trained, changed, results)
+    record(tmp_path, policy, changed, results)
     _, (group,) = rescore(tmp_path)
     assert group.different == {"return": 1}
     monkeypatch.setattr(sys, "argv", ["bet-ray", "metrics", str(tmp_path)])
@@ -85,28 +79,30 @@ def test_a_table_that_says_otherwise_is_told_apart_and_exits_with_1(
     assert printed.err == f"error: {tmp_path}: its episode table is not what its saved steps say\n"
 
 
-def test_a_torn_table_of_episodes_is_set_aside(trained: Path, results: list[EpisodeResult], tmp_path: Path) -> None:
+def test_a_torn_table_of_episodes_is_set_aside(policy: Policy, results: list[EpisodeResult], tmp_path: Path) -> None:
     torn = tmp_path / "episodes" / "0.parquet"
     torn.parent.mkdir()
     torn.write_bytes(b"PAR1 no")
     with pytest.raises(RunError, match="no episodes"):
         rescore(tmp_path)
-    record(tmp_path, trained, results, results)
+    record(tmp_path, policy, results, results)
     with pytest.warns(UserWarning, match=r"0\.parquet does not open"):
         _, (group,) = rescore(tmp_path)
     assert group.different == {}
 
 
-def test_a_run_without_steps_says_how_to_keep_them(trained: Path, results: list[EpisodeResult], tmp_path: Path) -> None:
-    record(tmp_path, trained, results, [])
-    with pytest.raises(RunError, match="--trajectories --out"):
+def test_a_run_without_steps_says_how_to_keep_them(
+    policy: Policy, results: list[EpisodeResult], tmp_path: Path
+) -> None:
+    record(tmp_path, policy, results)
+    with pytest.raises(RunError, match="--save-trajectories --out"):
         rescore(tmp_path)
 
 
 def test_a_torn_table_of_steps_is_set_aside_and_one_of_another_kind_refused(
-    trained: Path, results: list[EpisodeResult], tmp_path: Path
+    policy: Policy, results: list[EpisodeResult], tmp_path: Path
 ) -> None:
-    record(tmp_path, trained, results, results)
+    record(tmp_path, policy, results, results)
     bad = tmp_path / "trajectories" / "bad.parquet"
     bad.write_bytes(b"PAR1 no")
     with pytest.warns(UserWarning, match=r"bad\.parquet does not open"):

@@ -11,13 +11,13 @@ from plotly.offline import get_plotlyjs
 from bet import tasks
 from bet.config import Split
 from bet.policy import Policy
-from bet.rollout import EpisodeResult, rollout
+from bet.rollout import EpisodeResult
 from bet_ray.evaluation import recipe_of
-from bet_ray.ledger import Ledger
-from bet_ray.results import EXECUTION, EpisodeSource, episodes_table, trajectories_table
+from bet_ray.results import EpisodeSource, episodes_table
 from bet_ray.show.rollouts import DRAWN, FAILED, look, show_rollouts
 
 from ..pages import assert_self_contained
+from ..recording import record, roll_out
 
 EPISODES = DRAWN + 10
 TASK = tasks.get("pointmass2")
@@ -30,7 +30,7 @@ def policy(trained: Path) -> Policy:
 
 @pytest.fixture(scope="module")
 def results(policy: Policy) -> list[EpisodeResult]:
-    return sorted(rollout(policy, recipe_of(policy), Split.REPORT, range(EPISODES), 32), key=lambda one: one.index)
+    return roll_out(policy, EPISODES)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,8 @@ def test_kept_steps_are_read_and_not_walked_again(
     first = results[0].trajectory
     assert first is not None
     marked = replace(results[0], trajectory=replace(first, observations=first.observations + 1))
-    steps = trajectories_table(TASK, source, [marked], policy.bin_centers)
+    record(tmp_path, policy, results, [marked])
     table = episodes_table(TASK, source, results)
-    Ledger(tmp_path, TASK).append(table, EXECUTION.empty_table(), steps)
     found = look(policy, recipe_of(policy), Split.REPORT, table, tmp_path)
     assert_array_equal(found.drawn[0], first.observations + 1)
     assert len(found.drawn) == DRAWN
