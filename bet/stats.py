@@ -11,7 +11,8 @@
 | two policies on the same episodes, score | `paired_mean_difference` | permutation test, interval as for means |
 | many of these at once | `holm`, `simultaneous_confidence` | Holm, Bonferroni |
 
-Every interval here is for a number of episodes fixed in advance: looking, then deciding whether to go on, voids it.
+Every interval here is for a number of episodes fixed in advance: looking, then deciding whether to go on, voids it
+(`bet.sequential` has those that allow it).
 Monte Carlo draws come from the `seed` alone, so the same rows give the same interval, bit for bit. Of 10,000 draws
 ten lie in each tail at confidence 0.998: enough for 25 simultaneous intervals, not for hundreds.
 
@@ -45,6 +46,7 @@ class Method(StrEnum):
     CLUSTERED = "clustered"
     BOOTSTRAP = "bootstrap"
     TANGO = "tango"
+    BETTING = "betting"
 
 
 RateMethod = Literal[Method.WILSON, Method.CLOPPER_PEARSON]
@@ -96,7 +98,7 @@ def rate_interval(
 
     Raises `ValueError` for counts that are not 0 <= successes <= n, or another method.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not 0 <= successes <= n:
         raise ValueError(f"successes must lie in 0..n: {successes} of {n}")
     names = {Method.WILSON: "wilson", Method.CLOPPER_PEARSON: "beta"}
@@ -128,8 +130,8 @@ def mean_interval(
 
     Raises `ValueError` for values that are not finite, outside [0, 1], or of another length than the clusters.
     """
-    _check_confidence(confidence)
-    return _bounded_mean(_scores(values, "values"), clusters, (0, 1), confidence, seed)
+    check_confidence(confidence)
+    return _bounded_mean(checked_scores(values, "values"), clusters, (0, 1), confidence, seed)
 
 
 def clustered(
@@ -184,7 +186,7 @@ def counts_interval(
 
     Raises `ValueError` for counts that are not whole numbers >= 0, or a statistic of another shape or outside [0, 1].
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     totals = np.asarray(counts, dtype=np.float64)  # (K,)
     if totals.ndim != 1 or (totals < 0).any() or (totals != np.rint(totals)).any():
         raise ValueError(f"counts must be whole numbers >= 0, one per outcome: {counts}")
@@ -227,12 +229,12 @@ def paired_rate_test(first: ArrayLike, second: ArrayLike, confidence: float = 0.
 
     Raises `ValueError` for anything but 0 and 1, or lengths that differ.
     """
-    _check_confidence(confidence)
-    a, b = _scores(first, "first"), _scores(second, "second")
+    check_confidence(confidence)
+    a, b = checked_scores(first, "first"), checked_scores(second, "second")
     for name, values in (("first", a), ("second", b)):
         if not np.isin(values, (0, 1)).all():
             raise ValueError(f"{name}: a success is 0 or 1 (for scores use paired_mean_difference)")
-    n = _same_length(a, b)
+    n = check_pairs(a, b)
     if n == 0:
         return Comparison(Interval(nan, -1.0, 1.0, confidence, 0, Method.TANGO), 1.0)
     only_a, only_b = int(np.sum(a > b)), int(np.sum(a < b))
@@ -255,9 +257,9 @@ def paired_mean_difference(
 
     Raises `ValueError` as `mean_interval` does.
     """
-    _check_confidence(confidence)
-    a, b = _scores(first, "first"), _scores(second, "second")
-    _same_length(a, b)
+    check_confidence(confidence)
+    a, b = checked_scores(first, "first"), checked_scores(second, "second")
+    check_pairs(a, b)
     difference = _bounded_mean(a - b, clusters, (-1, 1), confidence, seed)
     if not np.any(a != b):
         return Comparison(difference, 1.0)
@@ -286,10 +288,38 @@ def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]
 
 def simultaneous_confidence(k: int, confidence: float = 0.95) -> float:
     """The confidence each of k intervals needs for all to cover at once (Bonferroni): 1 - alpha / k."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if k < 1:
         raise ValueError(f"k counts intervals and must be at least 1: {k}")
     return 1 - (1 - confidence) / k
+
+
+# What is given
+
+
+def checked_scores(values: ArrayLike, name: str, bounds: tuple[int, int] = (0, 1)) -> NDArray[np.float64]:  # (n,)
+    """One number per episode. Raises `ValueError` with the first row that is not finite or out of bounds."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"{name}: expected one number per episode, not shape {scores.shape}")
+    bad = ~((scores >= bounds[0]) & (scores <= bounds[1]))  # also true for NaN
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{name}: row {row} is {scores[row]}, outside [{bounds[0]}, {bounds[1]}]")
+    return scores
+
+
+def check_pairs(a: NDArray[np.float64], b: NDArray[np.float64]) -> int:
+    """How many pairs there are. Raises `ValueError` where one side has more."""
+    if len(a) != len(b):
+        raise ValueError(f"paired episodes differ in number: {len(a)} and {len(b)}")
+    return len(a)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises `ValueError` for anything but a number between 0 and 1."""
+    if not (isfinite(confidence) and 0 < confidence < 1):
+        raise ValueError(f"confidence must lie between 0 and 1: {confidence}")
 
 
 # Inside
@@ -377,25 +407,3 @@ def _cluster_means(values: NDArray[np.float64], clusters: ArrayLike) -> NDArray[
         raise ValueError(f"clusters: {labels.shape} labels for {values.shape} values")
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return np.bincount(index, weights=values) / counts
-
-
-def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:  # (n,)
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1:
-        raise ValueError(f"{name}: expected one number per episode, not shape {scores.shape}")
-    bad = ~((scores >= 0) & (scores <= 1))  # also true for NaN
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"{name}: row {row} is {scores[row]}, outside [0, 1]")
-    return scores
-
-
-def _same_length(a: NDArray[np.float64], b: NDArray[np.float64]) -> int:
-    if len(a) != len(b):
-        raise ValueError(f"paired episodes differ in number: {len(a)} and {len(b)}")
-    return len(a)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not (isfinite(confidence) and 0 < confidence < 1):
-        raise ValueError(f"confidence must lie between 0 and 1: {confidence}")
