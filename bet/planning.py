@@ -13,14 +13,20 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
+from bet.errors import UsageError
+
+
+class PlanError(UsageError):
+    """No number of episodes has this power; the message says why."""
+
 
 def other_rate(rate: float, difference: float) -> float:
     """The rate that differs from this one by `difference`, towards 0.5, where rates vary most.
 
-    Raises `ValueError` where there is none in [0, 1].
+    Raises `PlanError` where there is none in [0, 1].
     """
     if not 0 <= rate <= 1 or not 0 < difference <= max(rate, 1 - rate):
-        raise ValueError(f"no rate differs from {rate:g} by {difference:g}")
+        raise PlanError(f"no rate differs from {rate:g} by {difference:g}")
     return rate - difference if rate >= 0.5 else rate + difference
 
 
@@ -35,7 +41,7 @@ def paired_rate_power(episodes: int, difference: float, discordant: float, alpha
     Given a share of discordant episodes, their number is binomial, and so is, given that number, how many the better
     policy wins.
 
-    Raises `ValueError` unless 0 < difference <= discordant <= 1.
+    Raises `PlanError` unless 0 < difference <= discordant <= 1.
     """
     _check(difference, discordant)
     spread = 10 * sqrt(episodes * discordant * (1 - discordant)) + 10  # all but 1e-20 or so
@@ -53,7 +59,7 @@ def paired_rate_episodes(difference: float, discordant: float, alpha: float = 0.
 
     The search begins at the normal approximation (Connor 1987, Biometrics 43, 207-211), which promises a few too few.
 
-    Raises `ValueError` as `paired_rate_power` does.
+    Raises `PlanError` as `paired_rate_power` does.
     """
     _check(difference, discordant)
     z_alpha, z_power = stats.norm.ppf([1 - alpha / 2, power])
@@ -62,7 +68,10 @@ def paired_rate_episodes(difference: float, discordant: float, alpha: float = 0.
 
 
 def independent_rate_episodes(difference: float, rate: float, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Episodes of each policy where they do not share initial states, by the z-test for two proportions."""
+    """Episodes of each policy where they do not share initial states, by the z-test for two proportions.
+
+    Raises `PlanError` as `other_rate` does.
+    """
     other = other_rate(rate, difference)
     return ceil(samplesize_proportions_2indep_onetail(other - rate, rate, power, alpha=alpha))
 
@@ -70,14 +79,18 @@ def independent_rate_episodes(difference: float, rate: float, alpha: float = 0.0
 def paired_mean_episodes(difference: float, deviation: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Episodes of each policy that find a difference of mean scores, by the paired t-test.
 
-    `deviation` is the standard deviation of the difference of two scores in an episode.
+    `deviation` is the standard deviation of the difference of two scores in an episode. Raises `PlanError` for none.
     """
+    if not (deviation > 0 and difference > 0):
+        raise PlanError(
+            f"scores that never differ from one another (deviation {deviation:g}) differ by no {difference:g}"
+        )
     return ceil(TTestPower().solve_power(difference / deviation, alpha=alpha, power=power))
 
 
 def _check(difference: float, discordant: float) -> None:
     if not 0 < difference <= discordant <= 1:
-        raise ValueError(
+        raise PlanError(
             f"rates that differ by {difference:g} differ in at least as many episodes: {discordant:g} are discordant"
         )
 

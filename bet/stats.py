@@ -9,6 +9,7 @@
 | success x mode coverage, any function of outcome shares | `counts_interval` | bootstrap, corrected for bias |
 | two policies on the same episodes, success | `paired_rate_test` | exact McNemar, Tango's score interval |
 | two policies on the same episodes, score | `paired_mean_difference` | permutation test, interval as for means |
+| the same, a function of outcome shares | `paired_counts_difference` | permutation test, interval as for counts |
 | many of these at once | `holm`, `simultaneous_confidence` | Holm, Bonferroni |
 
 Every interval here is for a number of episodes fixed in advance: looking, then deciding whether to go on, voids it
@@ -50,6 +51,9 @@ class Method(StrEnum):
 
 
 RateMethod = Literal[Method.WILSON, Method.CLOPPER_PEARSON]
+
+Statistic = Callable[[NDArray[np.float64]], ArrayLike]
+"""Of counts (..., K), not always whole -> (...), in [0, 1] unless other bounds are given."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +168,12 @@ def clustered(
 
 def counts_interval(
     counts: ArrayLike,  # (K,) episodes per outcome code
-    statistic: Callable[[NDArray[np.float64]], ArrayLike],  # (..., K) counts, not always whole -> (...) in [0, 1]
+    statistic: Statistic,
     confidence: float = 0.95,
     seed: int = SEED,
+    bounds: tuple[int, int] = (0, 1),  # of the statistic
 ) -> Interval:
-    """Interval for a function of outcome shares, such as success rate x mode coverage; without episodes nan, [0, 1].
+    """Interval for a function of outcome shares, such as success rate x mode coverage; without episodes nan, bounds.
 
     Multinomial resamples: the same as resampling the episodes' codes, at a cost that does not grow with n. The
     interval is the hull of bias-corrected percentiles (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
@@ -184,7 +189,7 @@ def counts_interval(
 
     `statistic` must depend on the shares alone (the same for counts and twice the counts), not on n.
 
-    Raises `ValueError` for counts that are not whole numbers >= 0, or a statistic of another shape or outside [0, 1].
+    Raises `ValueError` for counts that are not whole numbers >= 0, or a statistic of another shape or out of bounds.
     """
     check_confidence(confidence)
     totals = np.asarray(counts, dtype=np.float64)  # (K,)
@@ -192,12 +197,12 @@ def counts_interval(
         raise ValueError(f"counts must be whole numbers >= 0, one per outcome: {counts}")
     n = int(totals.sum())
     if n == 0:
-        return Interval(nan, 0.0, 1.0, confidence, 0, Method.BOOTSTRAP)
+        return Interval(nan, float(bounds[0]), float(bounds[1]), confidence, 0, Method.BOOTSTRAP)
 
     def evaluate(rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, K) -> (m,)
         found = np.asarray(statistic(rows), dtype=np.float64)
-        if found.shape != rows.shape[:-1] or not ((found > -1e-9) & (found < 1 + 1e-9)).all():
-            raise ValueError(f"the statistic must map {rows.shape} counts to {rows.shape[:-1]} numbers in [0, 1]")
+        if found.shape != rows.shape[:-1] or not ((found > bounds[0] - 1e-9) & (found < bounds[1] + 1e-9)).all():
+            raise ValueError(f"the statistic must map {rows.shape} counts to {rows.shape[:-1]} numbers in {bounds}")
         return found
 
     estimate = float(evaluate(totals[None])[0])
@@ -213,7 +218,7 @@ def counts_interval(
     unseen = np.eye(len(totals))[totals == 0]  # (U, K)
     unseen = np.vstack([unseen, unseen.mean(axis=0)]) if len(unseen) else unseen  # each alone, and all alike
     shifted = evaluate((1 - missed) * totals + missed * n * unseen)  # (U + 1,)
-    return _hull(estimate, [*corrected, *mirrored, *shifted], (0, 1), confidence, n, Method.BOOTSTRAP)
+    return _hull(estimate, [*corrected, *mirrored, *shifted], bounds, confidence, n, Method.BOOTSTRAP)
 
 
 # Two policies, the same episodes
@@ -270,6 +275,44 @@ def paired_mean_difference(
             seeds = stats.ttest_1samp(means, 0.0)
             p_value = max(p_value, float(seeds.pvalue))  # pyright: ignore[reportAttributeAccessIssue]
     return Comparison(difference, p_value)
+
+
+def paired_counts_difference(
+    first: ArrayLike,  # (n,) outcome codes in 0..K-1
+    second: ArrayLike,  # (n,) the same episodes
+    outcomes: int,  # K
+    statistic: Statistic,
+    confidence: float = 0.95,
+    seed: int = SEED,
+) -> Comparison:
+    """Compare a function of outcome shares, such as success rate x mode coverage, of two policies on the same episodes.
+
+    The interval is `counts_interval`'s, over the K x K outcomes of a pair. The p-value is of a permutation test that
+    swaps the policies within episodes: small where they do not behave alike and the statistic shows it.
+
+    Raises `ValueError` as `counts_interval` does, for codes out of range, or lengths that differ.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    check_pairs(a, b)
+    if len(a) and not (min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) < outcomes):
+        raise ValueError(f"outcome codes must lie in 0..{outcomes - 1}")
+    together = np.bincount(a.astype(int) * outcomes + b.astype(int), minlength=outcomes**2)  # (K * K,)
+
+    def gap(counts: NDArray[np.float64]) -> NDArray[np.float64]:  # (..., K * K) -> (...) in [-1, 1]
+        pairs = counts.reshape(*counts.shape[:-1], outcomes, outcomes)
+        return np.asarray(statistic(pairs.sum(axis=-1))) - np.asarray(statistic(pairs.sum(axis=-2)))
+
+    difference = counts_interval(together, gap, confidence, seed, (-1, 1))
+    pairs = together.reshape(outcomes, outcomes)
+    if (pairs == pairs.T).all():
+        return Comparison(difference, 1.0)
+    rng = np.random.default_rng(seed)
+    upper = np.triu(pairs + pairs.T, 1)  # (K, K) pairs of unlike outcomes, whichever policy had which
+    kept = rng.binomial(upper, 0.5, size=(DRAWS - 1, outcomes, outcomes))
+    swapped = kept + (upper - kept).swapaxes(1, 2) + np.diag(np.diag(pairs))  # (DRAWS - 1, K, K)
+    gaps = gap(swapped.reshape(-1, outcomes**2).astype(np.float64))
+    at_least = np.sum(np.abs(gaps) >= abs(difference.estimate) - 1e-12)
+    return Comparison(difference, float((1 + at_least) / DRAWS))
 
 
 # Many at once

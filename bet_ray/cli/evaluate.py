@@ -55,7 +55,7 @@ def evaluate(
     recipe = evaluation.recipe_of(policy, changes)
     wanted = changed(policy.config, changes).eval
     episodes = episodes or wanted.episodes
-    chosen = _split(split or wanted.split)
+    chosen = parse_split(split or wanted.split)
     task = tasks.simulated(policy.config.task)
     target = out or evaluation.run_of(run)
     began = ended = time.monotonic()
@@ -129,7 +129,7 @@ def replay(
     if video is not None:
         check_ending(video)
     policy = load_policy(run)
-    chosen, recipe = _split(split), recipe_of(policy, parse_overrides(settings or []))
+    chosen, recipe = parse_split(split), recipe_of(policy, parse_overrides(settings or []))
     task = tasks.simulated(policy.config.task)
     replayed = replays.replay(policy, recipe, chosen, episode, pictures=video is not None)
     result = replayed.result
@@ -152,7 +152,8 @@ def replay(
         console.print(f"{counted(len(replayed.frames), 'frame')} in {video}")
 
 
-def _split(name: str) -> "Split":
+def parse_split(name: str) -> "Split":
+    """The split that --split names. Raises `ConfigError` with a did-you-mean."""
     from bet.config import ConfigError, Split, did_you_mean
 
     if name not in list(Split):

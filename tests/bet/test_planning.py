@@ -12,6 +12,7 @@ from scipy import stats
 from statsmodels.stats.proportion import power_proportions_2indep
 
 from bet.planning import (
+    PlanError,
     independent_discordance,
     independent_rate_episodes,
     other_rate,
@@ -99,9 +100,10 @@ def test_scores_take_the_episodes_of_a_paired_t_test() -> None:
         (lambda: paired_rate_episodes(0.2, 0.1), "0.1 are discordant"),
         (lambda: paired_rate_power(10, 0.0, 0.1), "differ by 0"),
         (lambda: other_rate(0.5, 0.6), "no rate differs from 0.5 by 0.6"),
+        (lambda: paired_mean_episodes(0.1, 0.0), "never differ"),
         (lambda: other_rate(1.5, 0.1), "no rate differs from 1.5"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(PlanError, match=message):
         call()

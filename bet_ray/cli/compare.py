@@ -1,0 +1,149 @@
+"""`bet-ray compare`."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bet.wording import counted
+from bet_ray.cli.console import console, progress_bar, resumable
+
+if TYPE_CHECKING:
+    from bet_ray.comparison import PolicyComparison
+
+EXAMPLES = (
+    "Examples: `bet-ray compare runs/a runs/b --episodes 1000` · "
+    "`bet-ray compare runs/a runs/b --until-decided --max-episodes 5000`"
+)
+MOST = 2000  # episodes of each policy, where stopping early is allowed
+LISTED = 12  # episodes named per line
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Run or policy directory.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same task.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="For both: eval.hold_bins=4 eval.window=3 ...")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Episodes of each; recorded ones are not run again. [eval.episodes of A]")
+    ] = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Run more and more of both, and stop when one is better.")
+    ] = False,
+    max_episodes: Annotated[
+        int | None, typer.Option(min=1, help=f"With --until-decided: give up after so many of each. [{MOST}]")
+    ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Rollout actors. [pool.actors, else one per CPU]")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Episodes an actor runs at once. [pool.slots]")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Initial states: `report` measures, `tune` is for choosing. [eval.split of A]")
+    ] = None,
+) -> None:
+    """Compare two policies on the same episodes: which is better, how sure is that, and which episodes show it."""
+    from bet.config import changed, parse_overrides
+    from bet.errors import UsageError
+    from bet_ray.cli.evaluate import parse_split
+    from bet_ray.comparison import Rivals
+    from bet_ray.evaluation import run_of
+
+    if until_decided and episodes is not None:
+        raise UsageError("--until-decided finds how many episodes it takes; give --max-episodes, not --episodes")
+    if max_episodes is not None and not until_decided:
+        raise UsageError("--max-episodes goes with --until-decided")
+    changes = parse_overrides(settings or [])
+    rivals = Rivals.of(first, second, changes)
+    config = changed(rivals.policies[0].config, changes)
+    chosen = parse_split(split or config.eval.split)
+    for name, path, policy in zip("AB", rivals.paths, rivals.policies, strict=True):
+        console.print(f"{name}  {path}  policy {policy.digest[:12]}", soft_wrap=True)
+    if rivals.same:
+        console.print("the same policy: every episode of A is that of B")
+        return
+    most = (max_episodes or MOST) if until_decided else episodes or config.eval.episodes
+    kept = " and ".join(dict.fromkeys(f"{run_of(path)}/episodes" for path in rivals.paths))
+    with resumable(f"finished episodes are kept in {kept}"), progress_bar() as bar:
+        line = bar.add_task(f"{rivals.task.name} episodes")
+
+        def show(done: int, total: int, before: int) -> None:
+            bar.update(line, completed=done, total=total, before=before)
+
+        found = rivals.compare(
+            most,
+            until_decided=until_decided,
+            actors=actors or config.pool.actors,
+            slots=slots or config.pool.slots,
+            split=chosen,
+            progress=show,
+        )
+    variations = "".join(f" · {text}" for text in rivals.recipes[0].protocol.variations)
+    console.print(f"{rivals.task.name} · {chosen.value} episodes 0..{found.episodes - 1} of each{variations}")
+    _print_table(found)
+    console.print(f"[bold]{_verdict(found, most, until_decided)}[/]")
+    if until_decided and rivals.task.modes:
+        console.print(f"  {rivals.task.protocol.primary} has no interval that holds when one may stop: success decides")
+    _print_episodes(found)
+    if chosen.value != "report":
+        settings = [*(settings or []), "--split", chosen.value]
+    shown = (*found.only_first, *found.only_second, *(index for index, _ in found.furthest))
+    if shown:
+        again = shlex.join([*(settings or []), "--episode", str(shown[0])])
+        console.print(f"see one: bet-ray replay {first} {again} --video a.mp4", soft_wrap=True)
+
+
+def _print_table(found: "PolicyComparison") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("", "A", "B", "A - B", "p"):
+        table.add_column(column, justify="left" if not column else "right")
+    for metric in found.metrics:
+        p = metric.paired.p_value
+        difference = f"{metric.paired.difference:+.3f}"
+        table.add_row(
+            metric.name,
+            f"{metric.first:.3f}",
+            f"{metric.second:.3f}",
+            difference,
+            "<0.0001" if p < 1e-4 else f"{p:.4f}",
+        )
+    console.print(table)
+    methods = (
+        f"{metric.name}: {metric.first.method}, difference {metric.paired.difference.method}"
+        for metric in found.metrics
+    )
+    console.print(f"  95% intervals ({'; '.join(methods)})")
+
+
+def _verdict(found: "PolicyComparison", most: int, until_decided: bool) -> str:
+    from bet_ray.comparison import Better
+
+    metric = found.metrics[0]
+    if found.better is Better.UNDECIDED:
+        after = (
+            f"undecided after {counted(found.episodes, 'episode')} of each" if until_decided else "no difference found"
+        )
+        low, high = metric.paired.difference.low, metric.paired.difference.high
+        return f"{after}: {metric.name} of A may be {low:+.3f} to {high:+.3f} from B's"
+    within = f", decided within {found.episodes:,} of at most {most:,} episodes of each" if until_decided else ""
+    return (
+        f"{found.better.value} is better: {metric.name} differs by {abs(metric.paired.difference.estimate):.3f}{within}"
+    )
+
+
+def _print_episodes(found: "PolicyComparison") -> None:
+    for winner, loser, indices in (("A", "B", found.only_first), ("B", "A", found.only_second)):
+        if indices:
+            console.print(
+                f"{winner} succeeds where {loser} fails: {_listed([str(i) for i in indices])} ({len(indices)})"
+            )
+    if not found.only_first and not found.only_second:
+        console.print("A and B succeed in the same episodes")
+    if found.furthest:
+        gaps = [f"{index} ({gap:+.2f})" for index, gap in found.furthest]
+        console.print(f"{found.metrics[0].name} of A - B is furthest apart in: {_listed(gaps)}")
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items[:LISTED]) + (", …" if len(items) > LISTED else "")
