@@ -86,7 +86,7 @@ def compare_episodes(task: SimulatedTask, first: pa.Table, second: pa.Table, any
 
     Raises `ComparisonError` for rows that are not of the same episodes.
     """
-    for name in ("protocol_digest", "split", "numerics", "index"):
+    for name in ("index", "protocol_digest", "split", "numerics"):
         if not first.column(name).equals(second.column(name)):
             raise ComparisonError(f"not the same episodes: the two tables differ in {name}")
     success = _both(first, second, "success")

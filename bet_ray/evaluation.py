@@ -45,7 +45,7 @@ def load_policy(path: Path) -> Policy:
             f"{path}: the sweep is not finished, it has no winner yet; finish it with `bet-ray sweep FILE --out {path} "
             f"--resume`, or take one of its policies: {kept.parent}"
         )
-    if (path / "episodes").is_dir() and not policies.is_dir():
+    if (path / "episodes").is_dir() and not policies.is_dir() and not (path / POLICY_JSON).exists():
         raise RunError(f"{path}: holds episodes and no policy; name the run that the policy was trained in")
     return Policy.load(path)
 

@@ -128,7 +128,7 @@ def _verdict(found: "PolicyComparison", most: int, until_decided: bool) -> str:
         return f"{after}: {metric.name} of A may be {low:+.3f} to {high:+.3f} from B's"
     within = f", decided within {found.episodes:,} of at most {most:,} episodes of each" if until_decided else ""
     return (
-        f"{found.better.value} is better: {metric.name} differs by {abs(metric.paired.difference.estimate):.3f}{within}"
+        f"{found.better.value} is better: {metric.name} higher by {abs(metric.paired.difference.estimate):.3f}{within}"
     )
 
 
