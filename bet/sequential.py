@@ -99,9 +99,8 @@ def anytime_comparison(
     """Compare successes or scores of two policies on the same episodes, at every n at once.
 
     The p-value comes from the strongest evidence among the first 1, 2, ..., n pairs: that it is ever at most alpha has
-    probability alpha at most where there is no difference, so one may stop at the first that is. What is decided does
-    not depend on how often one looked. The interval is that of all n; rarely it holds 0 again after a decision, and the
-    test decides.
+    probability alpha at most where there is no difference, so one may stop at the first that is, and how often one
+    looked changes nothing. The interval is that of all n; rarely it holds 0 again after such a p-value.
 
     Raises `ValueError` for scores that are not finite or outside [0, 1], or lengths that differ.
     """

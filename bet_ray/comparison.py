@@ -67,8 +67,9 @@ class PolicyComparison:
 
     @property
     def better(self) -> Better:
+        """Which has the better first metric, where both the test and the interval leave no doubt."""
         decisive = self.metrics[0].paired
-        if decisive.p_value > ALPHA:
+        if decisive.p_value > ALPHA or 0 in decisive.difference:
             return Better.UNDECIDED
         return Better.FIRST if decisive.difference.estimate > 0 else Better.SECOND
 

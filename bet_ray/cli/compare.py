@@ -81,7 +81,9 @@ def compare(
     _print_table(found)
     console.print(f"[bold]{_verdict(found, most, until_decided)}[/]")
     if until_decided and rivals.task.modes:
-        console.print(f"  {rivals.task.protocol.primary} has no interval that holds when one may stop: success decides")
+        console.print(
+            f"  {rivals.task.protocol.primary} has no interval that holds when one may stop: success decides (--episodes N compares both)"
+        )
     _print_episodes(found)
     if chosen.value != "report":
         settings = [*(settings or []), "--split", chosen.value]
@@ -117,19 +119,19 @@ def _print_table(found: "PolicyComparison") -> None:
 
 
 def _verdict(found: "PolicyComparison", most: int, until_decided: bool) -> str:
-    from bet_ray.comparison import Better
+    from bet_ray.comparison import ALPHA, Better
 
     metric = found.metrics[0]
+    paired = metric.paired
     if found.better is Better.UNDECIDED:
         after = (
             f"undecided after {counted(found.episodes, 'episode')} of each" if until_decided else "no difference found"
         )
-        low, high = metric.paired.difference.low, metric.paired.difference.high
-        return f"{after}: {metric.name} of A may be {low:+.3f} to {high:+.3f} from B's"
+        doubt = "; p is small, but it asks whether they behave alike" if paired.p_value <= ALPHA else ""
+        low, high = paired.difference.low, paired.difference.high
+        return f"{after}: {metric.name} of A may be {low:+.3f} to {high:+.3f} from B's{doubt}"
     within = f", decided within {found.episodes:,} of at most {most:,} episodes of each" if until_decided else ""
-    return (
-        f"{found.better.value} is better: {metric.name} higher by {abs(metric.paired.difference.estimate):.3f}{within}"
-    )
+    return f"{found.better.value} is better: {metric.name} higher by {abs(paired.difference.estimate):.3f}{within}"
 
 
 def _print_episodes(found: "PolicyComparison") -> None:
@@ -139,7 +141,7 @@ def _print_episodes(found: "PolicyComparison") -> None:
                 f"{winner} succeeds where {loser} fails: {_listed([str(i) for i in indices])} ({len(indices)})"
             )
     if not found.only_first and not found.only_second:
-        console.print("A and B succeed in the same episodes")
+        console.print("in no episode does just one of them succeed")
     if found.furthest:
         gaps = [f"{index} ({gap:+.2f})" for index, gap in found.furthest]
         console.print(f"{found.metrics[0].name} of A - B is furthest apart in: {_listed(gaps)}")

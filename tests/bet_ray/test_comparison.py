@@ -102,6 +102,15 @@ def test_where_success_is_rare_the_score_decides_and_names_the_episodes_furthest
         assert gap == pytest.approx(scores[0, index] - scores[1, index])
 
 
+def test_a_test_without_its_interval_decides_nothing() -> None:
+    """Ten episodes, each a little better: they hardly behave alike, and a rare disaster may be still unseen."""
+    first, second = rows(PUSHT, A, [False] * 10, [0.6] * 10), rows(PUSHT, B, [False] * 10, [0.5] * 10)
+    found = compare_episodes(PUSHT, first, second)
+    assert found.metrics[0].paired.p_value < 0.05
+    assert 0 in found.metrics[0].paired.difference
+    assert found.better is Better.UNDECIDED
+
+
 def test_success_times_mode_coverage_is_compared_as_a_whole_and_not_by_episode() -> None:
     """Both always succeed; the first goes as demonstrated, the second by one route only."""
     first = rows(
