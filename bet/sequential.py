@@ -35,6 +35,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 SHARES: Final = (1 + _NODES) / 2  # (L,) of what could be lost, in (0, 1): the uniform average over c by Gauss-Legendre,
 PRIORS: Final = _WEIGHTS / 2  # (L,) exact up to 127 episodes, and beyond them still an average of fair bets
 EDGE: Final = 1e-9  # how near to a bound a mean is tried
+BLOCK: Final = 16  # factors multiplied before a logarithm is taken: with gains up to 1 / EDGE, far from overflow
 
 
 def log_evidence(
@@ -52,8 +53,8 @@ def log_evidence(
     low, high = bounds
     if not low < mean < high:
         raise ValueError(f"the mean must lie inside {bounds}: {mean}")
-    factors = _log_factors((scores - low) / (high - low), (mean - low) / (high - low))  # (n, 2, L)
-    return _average(factors.cumsum(axis=0))
+    gains = _gains((scores - low) / (high - low), (mean - low) / (high - low))  # (n, 2)
+    return _average(np.log1p(gains[..., None] * SHARES).cumsum(axis=0))
 
 
 def anytime_interval(
@@ -72,18 +73,19 @@ def anytime_interval(
     low, high = bounds
     if not len(scores):
         return Interval(nan, float(low), float(high), confidence, 0, Method.BETTING)
-    distinct, counts = np.unique((scores - low) / (high - low), return_counts=True)  # (D,) in [0, 1]
+    shares = (scores - low) / (high - low)  # (n,) in [0, 1]
     # No bet against the average of what was seen wins anything, so its own evidence is never above 0.
-    middle = float(np.clip(counts @ distinct / len(scores), EDGE, 1 - EDGE))
+    middle = float(np.clip(shares.mean(), EDGE, 1 - EDGE))
 
     def excess(mean: float) -> float:
-        total = np.tensordot(counts, _log_factors(distinct, mean), axes=1)  # (2, L)
-        return float(_average(total)) + log(1 - confidence)
+        gains = np.pad(_gains(shares, mean), ((0, -len(shares) % BLOCK), (0, 0)))
+        factors = 1 + gains.reshape(-1, BLOCK, 2, 1) * SHARES  # (n / BLOCK, BLOCK, 2, L)
+        return float(_average(np.log(factors.prod(axis=1)).sum(axis=0))) + log(1 - confidence)
 
     def limit(edge: float, bound: int) -> float:
         if excess(edge) <= 0:
             return bound
-        root = optimize.root_scalar(excess, bracket=(edge, middle), method="brentq").root
+        root = optimize.root_scalar(excess, bracket=(edge, middle), method="brentq", xtol=1e-7).root
         return low + (high - low) * root
 
     return Interval(
@@ -124,10 +126,9 @@ def looks(most: int, first: int = 50, growth: float = 1.5) -> list[int]:
     return [*found, most]
 
 
-def _log_factors(shares: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
-    """What each bet makes of 1 at values (n,) in [0, 1], as logarithms (n, 2, L): on higher means, then on lower."""
-    gains = np.stack([shares / mean, (1 - shares) / (1 - mean)], axis=1) - 1  # (n, 2) of all that is staked
-    return np.log1p(gains[..., None] * SHARES)
+def _gains(shares: NDArray[np.float64], mean: float) -> NDArray[np.float64]:  # (n, 2)
+    """What values (n,) in [0, 1] make of 1 that is all staked on a higher mean, and on a lower one, less that 1."""
+    return np.stack([shares / mean, (1 - shares) / (1 - mean)], axis=1) - 1
 
 
 def _average(log_wealth: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -81,9 +81,8 @@ def compare(
     _print_table(found)
     console.print(f"[bold]{_verdict(found, most, until_decided)}[/]")
     if until_decided and rivals.task.modes:
-        console.print(
-            f"  {rivals.task.protocol.primary} has no interval that holds when one may stop: success decides (--episodes N compares both)"
-        )
+        product = rivals.task.protocol.primary
+        console.print(f"  success decides: {product} has no interval that holds if one may stop (use --episodes)")
     _print_episodes(found)
     if chosen.value != "report":
         settings = [*(settings or []), "--split", chosen.value]

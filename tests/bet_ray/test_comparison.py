@@ -270,7 +270,7 @@ def test_compare_prints_a_verdict_and_the_episodes_to_look_at(
     said = printed("compare", *pair, "--until-decided", "--max-episodes", "200")
     assert "A is better: success higher by" in said
     assert "decided within 50 of at most 200 episodes of each" in said
-    assert "success x mode coverage has no interval that holds when one may stop" in said
+    assert "success decides: success x mode coverage has no interval" in said
     assert f"A succeeds where B fails: {', '.join(map(str, only_first[:12]))}, …" in said
     assert f"see one: bet-ray replay {pair[0]} --episode {only_first[0]}" in said
     said = printed("compare", *pair, "--episodes", "200")
