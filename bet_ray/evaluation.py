@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -48,7 +49,7 @@ def load_policy(path: Path) -> Policy:
             f"{path}: the sweep is not finished, it has no winner yet; finish it with `bet-ray sweep FILE --out {path} "
             f"--resume`, or take one of its policies: {kept.parent}"
         )
-    if (path / "episodes").is_dir() and not policies.is_dir():
+    if (path / "episodes").is_dir() and not policies.is_dir() and not (path / POLICY_JSON).exists():
         raise RunError(f"{path}: holds episodes and no policy; name the run that the policy was trained in")
     return Policy.load(path)
 
@@ -105,19 +106,26 @@ class Evaluation:
         return tasks.simulated(self.policy.config.task)
 
     @property
+    def run(self) -> Path:
+        """The run directory that keeps its episodes, or would."""
+        return run_of(self.path) if self.ledger is None else self.ledger.run
+
+    def recorded(self) -> pa.Table:
+        """Its episodes that are recorded, by index."""
+        return episodes_schema(self.task).empty_table() if self.ledger is None else self.ledger.of(self.job.source)
+
+    @property
     def identity(self) -> tuple[Any, ...]:
         """Equal policies have equal episodes, and share them."""
         return (self.ledger and self.ledger.run.resolve(), *self.job.source.key.values())
 
     def missing(self, episodes: int, *, retry_errors: bool = False) -> list[int]:
         """Which of the episodes 0..episodes-1 are not recorded, or not with their steps where those are asked for."""
-        if self.ledger is None:
-            return list(range(episodes))
-        recorded = self.ledger.of(self.job.source)
+        recorded = self.recorded()
         errors = recorded.column(END).to_numpy() == End.ERROR.value
         indices = recorded.column("index").to_numpy()
         known = set(indices[~errors].tolist())
-        if self.job.keep_trajectories:
+        if self.ledger is not None and self.job.keep_trajectories:
             begun = self.ledger.trajectories.read(self.job.source.rows & (pc.field("step") == 0))
             known &= set(begun.column("index").to_pylist())
         if not retry_errors:
@@ -136,6 +144,9 @@ class PoolShape:
     """Seconds after which a worker that says nothing is taken for hung."""
 
 
+USUAL = PoolShape()
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What evaluations came to."""
@@ -151,10 +162,37 @@ class Evaluated:
     usage: Usage
 
 
+class LazyPool:
+    """A pool that starts when the first episode is to be run: Ray takes seconds, and what is recorded needs none.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, shape: PoolShape) -> None:
+        self.shape = shape
+        self._stack = ExitStack()
+        self._pool: Pool | None = None
+
+    def __enter__(self) -> "LazyPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> Pool:
+        """Start Ray and the pool, or go on with it. Raises what Ray raises."""
+        if self._pool is None:
+            cpus = self._stack.enter_context(session(self.shape.actors))
+            self.shape = replace(self.shape, actors=self.shape.actors or cpus)
+            pool = Pool(self.shape.actors or cpus, self.shape.slots, patience=self.shape.patience)
+            self._pool = self._stack.enter_context(pool)
+        return self._pool
+
+
 def evaluate_all(
     evaluations: Sequence[Evaluation],
     episodes: int,
-    shape: PoolShape = PoolShape(),
+    lazy: LazyPool,
     *,
     retry_errors: bool = False,
     progress: Progress | None = None,
@@ -162,64 +200,64 @@ def evaluate_all(
     """Roll out episodes 0..episodes-1 of each on one pool; the tail of one is filled by the next.
 
     Recorded episodes are not run again, but for those that ended in an error where that is asked for. Raises
-    `PoolError` and `FailedRunError`; what had finished by then is kept.
+    `PoolError` and `FailedRunError`; what finished by then is kept.
     """
     distinct = {one.identity: one for one in evaluations}
     missing = {key: one.missing(episodes, retry_errors=retry_errors) for key, one in distinct.items()}
     collected = {key: [episodes_schema(one.task).empty_table()] for key, one in distinct.items()}
     recorders = {one.ledger.run.resolve(): Recorder(one.ledger) for one in distinct.values() if one.ledger}
-    to_run, total = sum(map(len, missing.values())), episodes * len(distinct)
-    usage, ran, began, started = Usage(), 0, time.monotonic(), 0.0
+    ran, total = 0, episodes * len(distinct)
+    before = total - sum(map(len, missing.values()))
+    began = ready = time.monotonic()
+    usage = Usage()
     if progress:
-        progress(total - to_run, total, total - to_run)
-    if to_run:
-        with session(shape.actors) as cpus:
-            actors = shape.actors or cpus
-            with Pool(actors, shape.slots, patience=shape.patience) as pool:
-                jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
-                try:
-                    while not pool.idle:
-                        for finished in pool.poll():
-                            key = jobs[finished.job]
-                            if distinct[key].ledger is None:
-                                collected[key].append(finished.episodes)
-                            else:
-                                recorders[key[0]].add(finished)
-                            ran += len(finished)
-                        for recorder in recorders.values():
-                            recorder.flush_if_due()
-                        if progress:
-                            progress(total - to_run + ran, total, total - to_run)
-                finally:  # also after Ctrl-C: what finished is in the published table
-                    for recorder in recorders.values():
-                        recorder.close()
-                usage, started = pool.usage, pool.ready_at - began
-        per_second = ran / (time.monotonic() - began - started)
-        for key, one in distinct.items():
-            if one.ledger is not None and missing[key]:
-                _note(one, episodes, len(missing[key]), actors, shape.slots, per_second, usage)
+        progress(before, total, before)
+    if before < total:
+        pool = lazy.start()
+        jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
+        try:
+            while not pool.idle:
+                for finished in pool.poll():
+                    key = jobs[finished.job]
+                    if distinct[key].ledger is None:
+                        collected[key].append(finished.episodes)
+                    else:
+                        recorders[key[0]].add(finished)
+                    ran += len(finished)
+                for recorder in recorders.values():
+                    recorder.flush_if_due()
+                if progress:
+                    progress(before + ran, total, before)
+        finally:  # also after Ctrl-C: what finished is in the published table
+            for recorder in recorders.values():
+                recorder.close()
+        usage, ready = pool.take_usage(), max(pool.ready_at, began)
+    seconds = time.monotonic() - ready
+    for key, one in distinct.items():
+        if one.ledger is not None and missing[key]:
+            _note(one, episodes, len(missing[key]), lazy.shape, ran / seconds, usage)
     tables = {
-        key: unique_rows(pa.concat_tables(collected[key])) if one.ledger is None else one.ledger.of(one.job.source)
+        key: unique_rows(pa.concat_tables(collected[key])) if one.ledger is None else one.recorded()
         for key, one in distinct.items()
     }
     return Evaluated(
         [tables[one.identity].filter(pc.field("index") < episodes) for one in evaluations],
         ran,
-        time.monotonic() - began - started,
-        started,
+        seconds,
+        ready - began,
         usage,
     )
 
 
-def _note(one: Evaluation, episodes: int, ran: int, actors: int, slots: int, per_second: float, usage: Usage) -> None:
+def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second: float, usage: Usage) -> None:
     """Leave in the manifest how an evaluation went; its rows say what it found."""
     assert one.ledger is not None
     entry = one.job.source.key | {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "episodes": episodes,
         "ran": ran,
-        "actors": actors,
-        "slots": slots,
+        "actors": shape.actors,
+        "slots": shape.slots,
         "episodes_per_second": per_second,
         "utilisation": usage.utilisation,
         "utilisation_before_tail": usage.utilisation_before_tail,
@@ -257,7 +295,8 @@ def evaluate(
         trajectories=trajectories,
         allow_mixed_numerics=allow_mixed_numerics,
     )
-    (table,) = evaluate_all([one], episodes, PoolShape(actors, slots), progress=progress).tables
+    with LazyPool(PoolShape(actors, slots)) as pool:
+        (table,) = evaluate_all([one], episodes, pool, progress=progress).tables
     track(one, settings, table)
     return table
 
@@ -266,8 +305,7 @@ def track(one: Evaluation, settings: Mapping[str, Any], table: pa.Table) -> None
     """Show an evaluation to the trackers that its settings name, if any."""
     wanted = changed(one.policy.config, settings).track
     if wanted.on:
-        run = run_of(one.path) if one.ledger is None else one.ledger.run
-        track_evaluation(wanted, run, one.policy, one.recipe, one.job.split, table, measurement(one.task, table))
+        track_evaluation(wanted, one.run, one.policy, one.recipe, one.job.split, table, measurement(one.task, table))
 
 
 def measurement(task: SimulatedTask, table: pa.Table, confidence: float = 0.95) -> Measurement:

@@ -59,7 +59,7 @@ class Pool:
     ) -> None:
         if actors < 1 or slots < 1:
             raise ValueError(f"a pool needs at least one actor and one slot, got {actors} and {slots}")
-        self.usage = Usage()
+        self._usage = Usage()
         self.ready_at = math.inf
         """When the first worker had started, by `time.monotonic`."""
         self._patience = patience
@@ -93,6 +93,11 @@ class Pool:
     def whereabouts(self) -> list[Whereabouts]:
         """Of the workers that have started."""
         return [worker.here for worker in self._workers.values() if worker.here]
+
+    def take_usage(self) -> Usage:
+        """How well the workers were used since this was last asked."""
+        usage, self._usage = self._usage, Usage()
+        return usage
 
     def submit(self, job: Job, indices: Sequence[int]) -> str:
         """Queue episodes, all different; returns the job's name, which `Finished` carries."""
@@ -146,7 +151,7 @@ class Pool:
             self._dispatcher.join(worker.number)
             self._call(worker)
             return []
-        self.usage += answer.usage
+        self._usage += answer.usage
         finished = self._dispatcher.accept(worker.number, answer.reports)
         self._call(worker)
         for done in finished:

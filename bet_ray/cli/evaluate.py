@@ -111,7 +111,8 @@ def evaluate(
             def show(done: int, total: int, before: int) -> None:
                 bar.update(line, completed=done, total=total, before=before)
 
-            found = evaluation.evaluate_all(planned, episodes, shape, retry_errors=retry_errors, progress=show)
+            with evaluation.LazyPool(shape) as pool:
+                found = evaluation.evaluate_all(planned, episodes, pool, retry_errors=retry_errors, progress=show)
     for one, table in zip(planned, found.tables, strict=True):
         evaluation.track(one, changes, table)
     if len(planned) == 1:
