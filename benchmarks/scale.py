@@ -199,7 +199,7 @@ def with_actors(workers: int, episodes: int, each: int, run: Path) -> Cost:
     """The pool as it is, through Ray."""
     cost = Cost(f"{ACTORS} real actors", workers, episodes, each)
     with session(ACTORS):
-        crowd = cast(Any, ray.remote(num_cpus=0, max_concurrency=2 * workers)(Crowd))
+        crowd = cast(Any, ray.remote(num_cpus=0)(Crowd)).options(max_concurrency=2 * workers)
         actors = [crowd.remote(each) for _ in range(ACTORS)]
         recorder = Recorder(Ledger(run, TASK))
         with CrowdedPool(actors, workers) as pool:
