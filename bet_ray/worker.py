@@ -294,13 +294,14 @@ def report(
     return Report(
         name,
         [result.index for result in results],
-        _to_ipc(episodes_table(task, job.source, results)),
-        _to_ipc(execution_table(rows)),
-        None if centers is None else _to_ipc(trajectories_table(task, job.source, results, centers)),
+        to_ipc(episodes_table(task, job.source, results)),
+        to_ipc(execution_table(rows)),
+        None if centers is None else to_ipc(trajectories_table(task, job.source, results, centers)),
     )
 
 
-def _to_ipc(table: pa.Table) -> bytes:
+def to_ipc(table: pa.Table) -> bytes:
+    """A table as the bytes of an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
