@@ -20,6 +20,7 @@ from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
 from bet.rollout import End
 from bet.tasks import SimulatedTask
+from bet_ray.inference import Inference
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import EVALUATIONS, RunError, amend_manifest, read_manifest
 from bet_ray.pool import PATIENCE, Pool
@@ -88,6 +89,7 @@ class Evaluation:
         *,
         trajectories: bool = False,
         allow_mixed_numerics: bool = False,
+        inference: Inference | None = None,
     ) -> "Evaluation":
         """Reads the policy and checks everything; runs nothing.
 
@@ -95,7 +97,7 @@ class Evaluation:
         """
         policy = load_policy(path)
         recipe = recipe_of(policy, settings)
-        job = Job.of(policy, recipe, split, keep_trajectories=trajectories)
+        job = Job.of(policy, recipe, split, keep_trajectories=trajectories, inference=inference)
         ledger = None if out is None else Ledger(out, tasks.simulated(policy.config.task))
         if ledger is not None and not allow_mixed_numerics:
             check_numerics(ledger, job)

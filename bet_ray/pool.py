@@ -134,6 +134,15 @@ class Pool:
             raise self._failure
         return finished
 
+    def crash(self, here: Whereabouts) -> None:
+        """End a worker's process as an accident would; the pool is not told."""
+        for worker in self._workers.values():
+            if worker.here == here and here.node != ray.get_runtime_context().get_node_id():
+                ray.kill(worker.handle)
+            elif worker.here == here:
+                with suppress(ProcessLookupError):
+                    os.kill(here.pid, signal.SIGKILL)
+
     def _answered(self, ref: ray.ObjectRef) -> list[Finished]:
         worker = self._calls.pop(ref, None)
         if worker is None:

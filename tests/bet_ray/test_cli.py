@@ -70,6 +70,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "pointmass2", "--use-gpu", "train.device=cpu"], "--use-gpu does not go with train.device=cpu"),
         (["eval", "nowhere"], "nowhere: no such run or policy directory"),
         (["eval", "."], "neither a policy"),
+        (["eval", "nowhere", "--inference", "gpu"], "--inference: expected cuda or cpu, got 'gpu'"),
+        (["verify", "nowhere"], "nowhere: no such run or policy directory"),
         (["metrics", "pushd"], "pushd: neither a task nor a file or folder; did you mean 'pusht'?"),
         (["train", "pointmass2", "--resume"], "--resume needs --out"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),

@@ -115,6 +115,12 @@ def test_a_measurement_of_the_table_names_the_modes(trained: Path) -> None:
     assert found.primary.low <= found.primary.estimate <= found.primary.high
 
 
+def test_a_policy_directory_outside_any_run_holds_its_own_episodes(trained: Path, tmp_path: Path) -> None:
+    Policy.load(trained).save(tmp_path / "policy")
+    first = evaluate(tmp_path / "policy", episodes=4, actors=1, slots=4, out=tmp_path / "policy")
+    assert evaluate(tmp_path / "policy", episodes=4, out=tmp_path / "policy").equals(first)
+
+
 def test_a_policy_belongs_to_the_run_it_lies_in(tmp_path: Path) -> None:
     assert run_of(tmp_path / "run" / "policies" / "ab12" / "0" / "40") == tmp_path / "run"
     assert run_of(tmp_path / "run") == tmp_path / "run"
