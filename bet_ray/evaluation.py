@@ -175,11 +175,11 @@ def evaluate_all(
     ledgers = {one.ledger.run.resolve(): one.ledger for one in distinct.values() if one.ledger}
     to_run, total = sum(map(len, missing.values())), episodes * len(distinct)
     usage, ran, began, started = Usage(), 0, time.monotonic(), 0.0
+    for ledger in ledgers.values() if to_run else ():
+        ledger.check_writable()
     if progress:
         progress(total - to_run, total, total - to_run)
     if to_run:
-        for ledger in ledgers.values():
-            ledger.check_writable()
         with session(shape.actors) as cpus, ExitStack() as stack:
             actors = shape.actors or cpus
             pool = stack.enter_context(Pool(actors, shape.slots, patience=shape.patience))

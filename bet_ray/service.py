@@ -1,5 +1,6 @@
 """The pool as a Ray actor: trials on any node hand it policies, it hands back episode tables, through one ledger."""
 
+import logging
 import queue
 import threading
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from bet_ray.pool import Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import unique_rows
 from bet_ray.worker import Job
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -62,8 +65,8 @@ class RolloutService:
             with Recorder(self._ledger) as recorder:
                 self._serve(recorder)
         except Exception as error:
-            self._failure = error
-            raise
+            self._failure = error  # which all who wait will hear
+            log.exception("the rollout service ends")
 
     def _serve(self, recorder: Recorder) -> None:
         waiting: list[_Request] = []

@@ -38,8 +38,6 @@ class Fault(StrEnum):
     HANG = "hang"
     NAN = "nan"
     """The observation is not finite."""
-    HUGE = "huge"
-    """The observation is finite, and too large for the policy to give a finite action."""
 
 
 class Faulty(gymnasium.Env):
@@ -67,8 +65,6 @@ class Faulty(gymnasium.Env):
                 time.sleep(3600)
             case Fault.NAN:
                 seen[0] = np.nan
-            case Fault.HUGE:
-                seen[:] = 3e38
         far = float(np.linalg.norm(self._place))
         return seen, -far, far > 30, False, {"is_success": 3 < far < 4 and self._steps > 5}
 
