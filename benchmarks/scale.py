@@ -120,8 +120,8 @@ def in_process(workers: int, episodes: int, each: int, run: Path) -> Cost:
             done += sum(map(len, finished))
             _record(cost, recorder, finished)
             cost.look(done)
-    with cost.counting("publishing"):
-        recorder.close()
+    with cost.counting("publishing"), recorder:
+        pass
     cost.wall = time.perf_counter() - began
     return cost
 
@@ -213,8 +213,8 @@ def with_actors(workers: int, episodes: int, each: int, run: Path) -> Cost:
                 done += sum(map(len, finished))
                 _record(cost, recorder, finished)
                 cost.look(done)
-            with cost.counting("publishing"):
-                recorder.close()
+            with cost.counting("publishing"), recorder:
+                pass
             cost.wall = time.perf_counter() - began
     return cost
 

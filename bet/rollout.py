@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bet import tasks
 from bet.arithmetic import threads
 from bet.config import BinSource, Split
+from bet.envs.gym import SimulationError
 from bet.errors import UsageError
 from bet.metrics import Outcome
 from bet.policy import DRAW, Policy
@@ -25,6 +26,7 @@ from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 
 NOT_FINITE = "the policy gave an action that is not finite"
+NOT_FINITE_STEP = "the simulator gave an observation or a reward that is not finite"
 
 
 class End(StrEnum):
@@ -35,7 +37,7 @@ class End(StrEnum):
     TERMINATED = "terminated"
     """The task ended it without success."""
     ERROR = "error"
-    """The policy gave an action that is not finite, or the episode could not be run."""
+    """Policy or simulator gave a number that is not finite, or the episode could not be run."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,11 @@ class Rollout:
         for name, values in self._signals.items():
             values[slots, elapsed] = info[name][slots]
         self._elapsed[slots] += 1
-        over = terminated[slots] | truncated[slots] | ~finite
+        sound = np.isfinite(observations[slots]).all(axis=1) & np.isfinite(rewards[slots])  # (k,)
+        over = terminated[slots] | truncated[slots] | ~finite | ~sound
         return [
             self._finish(slot, terminated=bool(terminated[slot]), broken=not good)
-            for slot, good in zip(slots[over], finite[over], strict=True)
+            for slot, good in zip(slots[over], (finite & sound)[over], strict=True)
         ]
 
     def close(self) -> None:
@@ -216,7 +219,9 @@ class Rollout:
         index, length = int(self._index[slot]), int(self._elapsed[slot])
         self._index[slot] = -1
         if broken:
-            return failed(self.protocol, self.split, index, NOT_FINITE, length)
+            seen, action = self._observations[slot, :length], self._actions[slot, length - 1]
+            policys = bool(np.isfinite(seen).all()) and not np.isfinite(action).all()
+            return failed(self.protocol, self.split, index, NOT_FINITE if policys else NOT_FINITE_STEP, length)
         trajectory = Trajectory(
             self._observations[slot, : length + 1].copy(),
             self._actions[slot, :length].copy(),
@@ -229,7 +234,8 @@ class Rollout:
 
 def raised(error: Exception) -> str:
     """Why an episode could not be finished whose simulator raised something."""
-    return " ".join(f"the simulator raised {type(error).__name__}: {error}".split())
+    said = str(error) if isinstance(error, SimulationError) else f"the simulator raised {type(error).__name__}: {error}"
+    return " ".join(said.split())
 
 
 def failed(protocol: Protocol, split: Split, index: int, error: str, length: int = 0) -> EpisodeResult:

@@ -7,7 +7,7 @@ the one that kills its workers is alone; what dies for other reasons is thereby 
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -20,8 +20,9 @@ from bet_ray.worker import HERE, Job, Lease, PoolError, Report, quarters, report
 log = logging.getLogger(__name__)
 
 POISON_DEATHS = 3  # an episode that took this many workers down, with nothing beside it, ends as an error
-FRUITLESS_DEATHS = 20  # of workers before any episode ended: not an episode is at fault
-HANGS_COUNT = 4  # times a death: each costs minutes
+POISON_HANGS = 2  # the same of workers that hung: each costs a minute, and one of them can be a computer's own trouble
+FRUITLESS_DEATHS = 10  # times the workers, before any episode ended: not an episode is at fault
+HANGS_COUNT = 3  # times a death
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class _Work:
     """Groups with a suspect among them: each for a worker that has nothing else."""
     attempts: dict[int, int] = field(default_factory=dict)
     """Of the episodes that were handed out more than once."""
-    deaths: dict[int, int] = field(default_factory=dict)
-    """Workers that died with nothing but this episode."""
+    alone: Counter[tuple[int, bool]] = field(default_factory=Counter)
+    """Workers lost with nothing but one episode: by episode, and whether they hung."""
     done: int = 0
 
     @property
@@ -96,6 +97,7 @@ class Dispatcher:
         self.waiting = 0
         """Episodes that no worker has and that may run beside others."""
         self._fruitless = 0
+        self._crew = 2  # the most workers there were
 
     @property
     def idle(self) -> bool:
@@ -126,6 +128,7 @@ class Dispatcher:
     def join(self, worker: int) -> None:
         """A worker is there, without leases."""
         self._workers[worker] = _Worker()
+        self._crew = max(self._crew, len(self._workers))
 
     def assign(self, worker: int) -> list[Lease]:
         """New leases for a worker, so that its slots stay full until it asks again."""
@@ -139,10 +142,11 @@ class Dispatcher:
         count = min(self._slots + max(self._slots, 2 * found.pace), share) - len(found.leases)
         leases: list[Lease] = []
         for name, work in list(self._open.items()):
-            taken = work.take(name, max(count - len(leases), 0)) if work.waiting else []
+            whole = not (work.apart and self._wary)
+            taken = work.take(name, max(count - len(leases), 0)) if work.waiting and whole else []
             leases += taken
             self.waiting -= len(taken)
-            if not work.waiting and work.apart and not taken:
+            if work.apart and not taken and not (work.waiting and whole):
                 if not (found.leases or leases):
                     group = work.apart.popleft()
                     leases = [Lease(name, index, work.attempts[index]) for index in group]
@@ -195,20 +199,26 @@ class Dispatcher:
             work.again.extend(again)
             self.waiting += len(again)
         if self._fruitless >= 0:
-            self._fruitless = 0 if finished else self._fruitless + (HANGS_COUNT if hung else 1)
-            if self._fruitless >= FRUITLESS_DEATHS:
-                raise PoolError("rollout workers do nothing but " + ("hang" if hung else "die"))
+            self._fruitless += HANGS_COUNT if hung else 1
+            if self._fruitless >= FRUITLESS_DEATHS * self._crew:
+                raise PoolError(f"rollout workers do nothing but {'hang' if hung else 'die'}, and no episode ends")
         return finished
+
+    @property
+    def _wary(self) -> bool:
+        """No episode ends beside others: smaller groups come first, for one bad episode in ten looks the same."""
+        return self._fruitless >= FRUITLESS_DEATHS * self._crew // 4
 
     def _blame(self, name: str, index: int, hung: bool) -> list[Finished]:
         """A worker died that ran nothing else."""
         work = self._work[name]
-        work.deaths[index] = work.deaths.get(index, 0) + 1
-        if not hung and work.deaths[index] < POISON_DEATHS:  # a hang is nothing that comes from outside
+        work.alone[index, hung] += 1
+        limit = POISON_HANGS if hung else POISON_DEATHS
+        if work.alone[index, hung] < limit:
             work.apart.append([index])
             return []
         attempts = work.attempts[index] - 1
-        reason = "the simulator hung" if hung else f"the {POISON_DEATHS} workers that ran it alone died"
+        reason = f"the {limit} workers that ran it alone {'hung' if hung else 'died'}"
         log.error("episode %d was given up: %s", index, reason)
         result = failed(work.job.recipe.protocol, work.job.split, index, reason)
         return [self._book(report(work.job, name, [(result, Lease(name, index, attempts), None)], HERE))]

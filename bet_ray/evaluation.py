@@ -1,8 +1,9 @@
 """Evaluate policies on one pool, into ledgers."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +15,13 @@ import pyarrow.compute as pc
 
 from bet import tasks
 from bet.config import ConfigError, Split, changed
-from bet.errors import UsageError
+from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement, measure
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
 from bet.rollout import End
 from bet.tasks import SimulatedTask
+from bet.wording import counted
 from bet_ray.inference import Inference
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import EVALUATIONS, RunError, amend_manifest, read_manifest
@@ -29,6 +31,8 @@ from bet_ray.results import END, episodes_schema, unique_rows
 from bet_ray.session import session
 from bet_ray.tracking import track_evaluation
 from bet_ray.worker import Job, Usage
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, int], None]
 """Called with episodes done, episodes in all, and how many of them were already in the ledger."""
@@ -207,17 +211,21 @@ def evaluate_all(
     distinct = {one.identity: one for one in evaluations}
     missing = {key: one.missing(episodes, retry_errors=retry_errors) for key, one in distinct.items()}
     collected = {key: [episodes_schema(one.task).empty_table()] for key, one in distinct.items()}
-    recorders = {one.ledger.run.resolve(): Recorder(one.ledger) for one in distinct.values() if one.ledger}
+    ledgers = {one.ledger.run.resolve(): one.ledger for one in distinct.values() if one.ledger}
     ran, total = 0, episodes * len(distinct)
     before = total - sum(map(len, missing.values()))
     began = ready = time.monotonic()
     usage = Usage()
+    if before < total:
+        for ledger in ledgers.values():
+            ledger.check_writable()
     if progress:
         progress(before, total, before)
     if before < total:
         pool = lazy.start()
         jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
-        try:
+        with ExitStack() as stack:  # also after Ctrl-C what finished is published
+            recorders = {run: stack.enter_context(Recorder(ledger)) for run, ledger in ledgers.items()}
             while not pool.idle:
                 for finished in pool.poll():
                     key = jobs[finished.job]
@@ -230,10 +238,11 @@ def evaluate_all(
                     recorder.flush_if_due()
                 if progress:
                     progress(before + ran, total, before)
-        finally:  # also after Ctrl-C: what finished is in the published table
-            for recorder in recorders.values():
-                recorder.close()
         usage, ready = pool.take_usage(), max(pool.ready_at, began)
+    else:
+        for ledger in ledgers.values():
+            with suppress(OSError):  # where nothing can be written, parts are as good to read
+                ledger.publish()  # what a killed process left
     seconds = time.monotonic() - ready
     for key, one in distinct.items():
         if one.ledger is not None and missing[key]:
@@ -242,8 +251,14 @@ def evaluate_all(
         key: unique_rows(pa.concat_tables(collected[key])) if one.ledger is None else one.recorded()
         for key, one in distinct.items()
     }
+    tables = {key: table.filter(pc.field("index") < episodes) for key, table in tables.items()}
+    torn = sum(episodes - table.num_rows for table in tables.values())
+    if torn:
+        raise FailedRunError(
+            f"{counted(torn, 'recorded episode')} were in files damaged since; the same command runs them again"
+        )
     return Evaluated(
-        [tables[one.identity].filter(pc.field("index") < episodes) for one in evaluations],
+        [tables[one.identity] for one in evaluations],
         ran,
         seconds,
         ready - began,
@@ -266,7 +281,12 @@ def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second
         "overhead": usage.overhead,
         "usage": asdict(usage),
     }
-    amend_manifest(one.ledger.run, one.task.name, lambda manifest: manifest.setdefault(EVALUATIONS, []).append(entry))
+    try:
+        amend_manifest(
+            one.ledger.run, one.task.name, lambda manifest: manifest.setdefault(EVALUATIONS, []).append(entry)
+        )
+    except OSError as error:  # the rows are safe, and say what was found
+        log.warning("%s: the manifest does not tell of this evaluation: %s", one.ledger.run, error)
 
 
 def evaluate(

@@ -7,6 +7,7 @@ have no row twice, at any moment.
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -45,9 +46,14 @@ class Table:
     def __init__(self, folder: Path, schema: pa.Schema, key: Sequence[str]) -> None:
         self.folder, self.schema, self.key = folder, schema, key
 
-    def append(self, rows: pa.Table) -> None:
-        """Rows that are safe when this returns. Raises `OSError`, leaving nothing behind, when the disk takes none."""
-        write_table(rows, self.folder / PARTS / f"{uuid4().hex}.parquet")
+    def append(self, rows: pa.Table) -> Path:
+        """Rows that are safe when this returns, in a new part.
+
+        Raises `OSError`, leaving nothing behind, when the disk takes none.
+        """
+        part = self.folder / PARTS / f"{uuid4().hex}.parquet"
+        write_table(rows, part)
+        return part
 
     def read(self, where: pc.Expression | None = None) -> pa.Table:
         """Every row once, in key order; `where` is over the columns of its key.
@@ -106,11 +112,18 @@ class Ledger:
         self.trajectories = Table(run / "trajectories", trajectories_schema(task), STEP_KEY)
 
     def append(self, episodes: pa.Table, execution: pa.Table, trajectories: pa.Table | None = None) -> None:
-        """Record finished episodes; they are safe when this returns."""
-        if trajectories is not None and trajectories.num_rows:  # first: an episode row promises its trajectory
-            self.trajectories.append(trajectories)
-        self.execution.append(execution)
-        self.episodes.append(episodes)
+        """Record finished episodes; they are safe when this returns. An exception leaves nothing of them behind."""
+        tables = [(self.execution, execution), (self.episodes, episodes)]
+        if trajectories is not None and trajectories.num_rows:
+            tables.insert(0, (self.trajectories, trajectories))  # first: an episode row promises its trajectory
+        parts: list[Path] = []
+        try:
+            for table, rows in tables:
+                parts.append(table.append(rows))
+        except BaseException:
+            for part in parts:
+                part.unlink(missing_ok=True)
+            raise
 
     def read(self) -> pa.Table:
         """Every recorded episode once, in key order."""
@@ -128,6 +141,14 @@ class Ledger:
         told = self.execution.read(source.rows & pc.field("index").isin(failed) & pc.field("error").is_valid())
         reasons = dict(zip(told.column("index").to_pylist(), told.column("error").to_pylist(), strict=True))
         return {index: reasons.get(index, "for no recorded reason") for index in failed}
+
+    def check_writable(self) -> None:
+        """Raises `RunError` where nothing can be recorded: before any episode is run, not after."""
+        for table in (self.trajectories, self.execution, self.episodes):
+            folder = table.folder / PARTS
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                raise RunError(f"{there}: cannot be written to; choose another --out")
 
     def publish(self) -> None:
         """Publish the parts of all tables; while another process is at it they stay parts, as good to read."""

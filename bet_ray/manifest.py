@@ -52,9 +52,9 @@ def amend_manifest(run: Path, task: str, amend: Callable[[dict[str, Any]], None]
 
     Raises `RunError` for a damaged one.
     """
-    if not (run / MANIFEST).exists():
-        write_manifest(run, "eval", task, {})
     with FileLock(run / LOCK, timeout=TURN_SECONDS):
+        if not (run / MANIFEST).exists():
+            write_manifest(run, "eval", task, {})
         manifest = read_manifest(run)
         amend(manifest)
         write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds that a worker may say nothing
 FAILED_STARTS = 3  # workers in a row that died before they took an episode
 CALLS_PER_ANSWER = 128  # one of so many workers' answers is waited for before they are looked at
 WATCH_SECONDS = 1.0  # between looks for hung workers
-SLOW_START = 20.0  # seconds after which a person is told what is waited for
+SLOW_START = 20.0  # seconds without a worker after which a person is told what is waited for
 
 
 @dataclass
@@ -40,7 +40,8 @@ class _Worker:
     knows: set[str] = field(default_factory=set)
     """Jobs it was told of."""
     call: ray.ObjectRef | None = None
-    called: float = 0.0
+    silent: float = 0.0
+    """Seconds since the call, as far as this process was there to see them."""
 
 
 class Pool:
@@ -70,7 +71,8 @@ class Pool:
         self._jobs: dict[str, ray.ObjectRef] = {}
         self._failed_starts = 0
         self._failure: PoolError | None = None
-        self._began = self._watched = time.monotonic()
+        self._watched = time.monotonic()
+        self._alone_since: float | None = self._watched  # without a started worker; None: not, or a person was told
         self._numbers = count()
         self._workers: dict[int, _Worker] = {}
         self._calls: dict[ray.ObjectRef, _Worker] = {}
@@ -155,7 +157,7 @@ class Pool:
                 raise PoolError(f"a rollout worker cannot run: {_reason(error)}") from error  # it lives and says why
             return self._lost(worker, _reason(error))
         if isinstance(answer, Whereabouts):
-            worker.here, self._failed_starts = answer, 0
+            worker.here, self._failed_starts, self._alone_since = answer, 0, None
             self.ready_at = min(self.ready_at, time.monotonic())
             self._dispatcher.join(worker.number)
             self._call(worker)
@@ -192,36 +194,42 @@ class Pool:
         self._await(worker, worker.handle.advance.remote(new, jobs, tuple(over), self._seconds, more))
 
     def _await(self, worker: _Worker, call: ray.ObjectRef) -> None:
-        worker.call, worker.called = call, time.monotonic()
+        worker.call, worker.silent = call, 0.0
         self._calls[call] = worker
 
     def _watch(self) -> list[Finished]:
         """Replace workers that hang; tell what is waited for where none starts."""
         now = time.monotonic()
-        if now - self._watched < WATCH_SECONDS:
+        passed = now - self._watched
+        if passed < WATCH_SECONDS:
             return []
         self._watched = now
         finished = []
         for worker in list(self._calls.values()):
-            if worker.here and now - worker.called > self._patience + self._seconds:
+            # Longer than usual: this process was stopped itself, or waited for a disk. The answer may be on its way.
+            worker.silent += min(passed, self._patience / 2)
+            if worker.here and worker.silent > self._patience + self._seconds:
                 finished += self._lost(worker, f"it said nothing for {self._patience:g} seconds", hung=True)
-        if self._began and now - self._began > SLOW_START:
-            self._began = 0.0
-            if not self.whereabouts:
-                log.warning("no rollout worker has started yet: Ray has no CPU for it, or it takes long to start")
+        if self._alone_since is not None and now - self._alone_since > SLOW_START:
+            self._alone_since = None
+            log.warning("no rollout worker runs: Ray has no CPU for one, or it takes long to start")
         return finished
 
     def _lost(self, worker: _Worker, reason: str, *, hung: bool = False) -> list[Finished]:
         """Replace a worker and give its leases back."""
-        log.warning("a rollout worker was lost (%s); its episodes run again", reason)
         self._fire(worker)
         if worker.here is None:
+            log.warning("a rollout worker could not start (%s)", reason)
             self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
-                raise PoolError(f"{FAILED_STARTS} rollout workers in a row could not start: {reason}")
-            self._hire()
+            if self._failed_starts < FAILED_STARTS:
+                self._hire()
+            elif not self._workers:  # else the others do the work
+                raise PoolError(f"{self._failed_starts} rollout workers in a row could not start: {reason}")
             return []
+        log.warning("a rollout worker was lost (%s); its episodes run again", reason)
         self._hire()
+        if not self.whereabouts:
+            self._alone_since = time.monotonic()
         return self._dispatcher.lose(worker.number, hung=hung)
 
     def _fire(self, worker: _Worker) -> None:
@@ -230,11 +238,8 @@ class Pool:
         if worker.call is not None:
             self._calls.pop(worker.call, None)
         ray.kill(worker.handle)
-        if worker.here and worker.here.node == ray.get_runtime_context().get_node_id():
-            with suppress(OSError):  # a stopped process does not hear Ray
-                os.kill(worker.here.pid, signal.SIGKILL)
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what Ray says."""
-    return str(error).strip().splitlines()[-1]
+    """The last line of what Ray says, without its guesses at causes."""
+    return str(error).strip().splitlines()[-1].partition(" Worker exit detail:")[0]

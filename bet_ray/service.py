@@ -1,5 +1,6 @@
 """The pool as a Ray actor: trials on any node hand it policies, it hands back episode tables, through one ledger."""
 
+import logging
 import queue
 import threading
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from bet_ray.pool import Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import unique_rows
 from bet_ray.worker import Job
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,7 +36,6 @@ class RolloutService:
 
     def __init__(self, run: Path, task: str, actors: int, slots: int, cpus_per_actor: float) -> None:
         self._ledger = Ledger(run, tasks.simulated(task))
-        self._recorder = Recorder(self._ledger)
         self._pool = Pool(actors, slots, cpus_per_actor)
         self._inbox: queue.Queue[_Request | None] = queue.Queue()
         self._active: dict[str, _Request] = {}
@@ -59,29 +61,31 @@ class RolloutService:
         self._thread.join()
 
     def _run(self) -> None:
-        waiting: list[_Request] = []
         try:
-            while True:
-                while not self._inbox.empty() or not (waiting or self._active):
-                    request = self._inbox.get()
-                    if request is None:
-                        return
-                    waiting.append(request)
-                waiting = [request for request in waiting if not self._admit(request)]
-                for finished in self._pool.poll(timeout=0.1):
-                    self._recorder.add(finished)
-                    request = self._active[finished.job]
-                    request.tables.append(finished.episodes)
-                    request.left -= len(finished)
-                self._recorder.flush_if_due()
-                for name in [name for name, request in self._active.items() if request.left == 0]:
-                    self._recorder.flush()
-                    self._active.pop(name).done.set()
+            with Recorder(self._ledger) as recorder:
+                self._serve(recorder)
         except Exception as error:
-            self._failure = error
-            raise
-        finally:
-            self._recorder.close()
+            self._failure = error  # which all who wait will hear
+            log.exception("the rollout service ends")
+
+    def _serve(self, recorder: Recorder) -> None:
+        waiting: list[_Request] = []
+        while True:
+            while not self._inbox.empty() or not (waiting or self._active):
+                request = self._inbox.get()
+                if request is None:
+                    return
+                waiting.append(request)
+            waiting = [request for request in waiting if not self._admit(request)]
+            for finished in self._pool.poll(timeout=0.1):
+                recorder.add(finished)
+                request = self._active[finished.job]
+                request.tables.append(finished.episodes)
+                request.left -= len(finished)
+            recorder.flush_if_due()
+            for name in [name for name, request in self._active.items() if request.left == 0]:
+                recorder.flush()
+                self._active.pop(name).done.set()
 
     def _admit(self, request: _Request) -> bool:
         """Start what the ledger lacks; False while a twin is under way, for two settings can train equal policies."""

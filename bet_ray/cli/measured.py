@@ -35,8 +35,12 @@ def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
 
 def print_policy(one: "Evaluation", table: "pa.Table") -> None:
     """What the episodes of one policy say."""
+    import pyarrow.compute as pc
+
     from bet.metrics import SUCCESS
+    from bet.rollout import End
     from bet_ray.evaluation import measurement
+    from bet_ray.results import END
 
     task, config = one.task, one.policy.config
     console.print(
@@ -47,8 +51,9 @@ def print_policy(one: "Evaluation", table: "pa.Table") -> None:
     )
     print_measured(task, measurement(task, table))
     if task.protocol.primary == SUCCESS:
-        returns = table.column("return").to_numpy()
-        console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
+        returns = table.filter(pc.field(END) != End.ERROR.value).column("return").to_numpy()
+        if len(returns):
+            console.print(f"  return   {returns.mean():.4g} on average, {returns.min():.4g} to {returns.max():.4g}")
     _print_errors(one, table)
 
 

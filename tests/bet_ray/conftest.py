@@ -1,5 +1,6 @@
 """A small trained run and a shared Ray session for the engine's tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from bet import tasks
 from bet.config import make_config
 from bet_ray.session import session
 from bet_ray.training import begin, train
+from tests.bet_ray.faulty import FAULTS_FILE
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +25,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[int]:
-    """Ray, started once for all tests that share it; yields its CPUs."""
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Ray, started once for all tests that share it; yields its CPUs. Its workers know of the simulator with faults."""
+    os.environ[FAULTS_FILE] = str(tmp_path_factory.mktemp("faults") / "faults.json")
     with session(2) as cpus:
         yield cpus

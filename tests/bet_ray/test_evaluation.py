@@ -1,9 +1,5 @@
-"""`evaluate` gives the promised table, extends it, and resumes it after kill -9."""
+"""`evaluate` gives the promised table and extends it."""
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +20,7 @@ from bet_ray.evaluation import (
     recipe_of,
     run_of,
 )
-from bet_ray.ledger import PARTS, Ledger
+from bet_ray.ledger import Ledger
 from bet_ray.manifest import EVALUATIONS, read_manifest
 from bet_ray.replay import Match, compare, replay
 from bet_ray.results import EpisodeSource, episodes_schema, write_table
@@ -56,28 +52,6 @@ def test_a_finished_evaluation_is_read_not_run(trained: Path, tmp_path: Path) ->
     assert again.equals(first)
     assert counts == [(10, 10, 10)]
     assert evaluate(trained, episodes=4, out=tmp_path).equals(first.slice(0, 4))
-
-
-def test_an_evaluation_killed_with_kill_9_resumes_to_the_same_table(trained: Path, tmp_path: Path) -> None:
-    episodes = 4000
-    command = (
-        f"from bet_ray import evaluate; evaluate({str(trained)!r}, episodes={episodes}, actors=1, slots=4, "
-        f"out={str(tmp_path)!r})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
-    parts = tmp_path / "episodes" / PARTS
-    deadline = time.monotonic() + 120
-    while not (parts.is_dir() and any(parts.glob("*.parquet"))):
-        assert process.poll() is None, "the evaluation ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    survived = Ledger(tmp_path, tasks.get("pointmass2")).read().num_rows
-    assert 0 < survived < episodes
-    resumed = evaluate(trained, episodes=episodes, actors=2, slots=32, out=tmp_path)
-    assert resumed.column("index").to_pylist() == list(range(episodes))
-    assert resumed.slice(0, 200).equals(evaluate(trained, episodes=200, actors=1, slots=16))
 
 
 def test_rows_of_other_numerics_do_not_mix_silently(trained: Path, tmp_path: Path) -> None:

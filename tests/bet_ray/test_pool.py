@@ -1,11 +1,8 @@
-"""The pool gives the same table whatever its shape, and loses nothing when workers die."""
+"""The pool gives the same table whatever its shape. What it does when workers die is in test_faults.py."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pytest
 
@@ -37,14 +34,6 @@ def drain(pool: Pool, seconds: float = 120) -> pa.Table:
         assert time.monotonic() < deadline, "the pool does not finish"
         tables += [finished.episodes for finished in pool.poll()]
     return pa.concat_tables(tables)
-
-
-def kill_a_worker() -> None:
-    """kill -9 one rollout worker of this session."""
-    family = psutil.Process().children(recursive=True)
-    victims = [process for process in family if process.name().startswith("ray::RolloutWor")]
-    assert victims
-    victims[0].send_signal(signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -86,44 +75,6 @@ def test_two_jobs_share_the_workers_and_get_their_own_episodes(trained: Path) ->
                 splits[finished.job] |= set(finished.episodes.column("split").to_pylist())
     assert counts == {first: 20, second: 30}
     assert splits == {first: {"report"}, second: {"tune"}}
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_a_worker_killed_with_kill_9_loses_no_episode_and_counts_none_twice(trained: Path) -> None:
-    job = job_of(trained)
-    with Pool(2, 4) as pool:
-        pool.submit(job, list(range(3000)))
-        tables = [finished.episodes for finished in pool.poll(timeout=30)]
-        kill_a_worker()
-        table = pa.concat_tables([*tables, drain(pool)])
-    assert sorted(table.column("index").to_pylist()) == list(range(3000))
-    with Pool(1, 32) as pool:
-        pool.submit(job, list(range(200)))
-        undisturbed = unique_rows(drain(pool))
-    assert unique_rows(table).slice(0, 200).equals(undisturbed)
-
-
-class _Poisoned(RolloutWorker):
-    """A worker whose process dies whenever it meets episode 5, as a simulator with a segmentation fault would."""
-
-    def advance(self, new, jobs, over, seconds, more):  # type: ignore[no-untyped-def]
-        if any(lease.index == 5 for lease in new):
-            os._exit(1)
-        return super().advance(new, jobs, over, seconds, more)
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_an_episode_that_kills_its_workers_becomes_an_error_row_and_the_others_finish(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool_module, "RolloutWorker", _Poisoned)
-    with Pool(2, 4) as pool:
-        pool.submit(job_of(trained), list(range(40)))
-        table = unique_rows(drain(pool))
-    assert table.column("index").to_pylist() == list(range(40))
-    ends = dict(zip(table.column("index").to_pylist(), table.column("end").to_pylist(), strict=True))
-    assert ends.pop(5) == "error"
-    assert "error" not in ends.values()
 
 
 @pytest.mark.usefixtures("ray_session")
