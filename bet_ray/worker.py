@@ -45,6 +45,8 @@ class Job:
     keep_trajectories: bool = False
     inference: Inference | None = None
     """Who computes actions; None: the workers."""
+    fingerprint: str | None = None
+    """`Policy.fingerprint` where the job was made; None: not compared."""
 
     @classmethod
     def of(
@@ -59,9 +61,10 @@ class Job:
         """Raises `UsageError` here, not in a worker, when the policy does not fit the protocol."""
         Rollout(policy, recipe, split, 1).close()
         source = EpisodeSource.of(policy, recipe.protocol, split)
+        job = cls(source, policy.pack(), recipe, split, keep_trajectories, inference)
         if inference is not None:
-            source = replace(source, numerics=inference.numerics)
-        return cls(source, policy.pack(), recipe, split, keep_trajectories, inference)
+            return replace(job, source=replace(source, numerics=inference.numerics))
+        return replace(job, fingerprint=policy.fingerprint(recipe.protocol.batch_size))
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,11 @@ class RolloutWorker:
             raise PoolError(
                 f"this node computes with {policy.numerics!r}, the episodes were asked for with "
                 f"{job.source.numerics!r}; run on nodes of one kind"
+            )
+        if job.fingerprint not in (None, policy.fingerprint(job.recipe.protocol.batch_size)):
+            raise PoolError(
+                f"this node computes other bits than the one that asked for the episodes, though both have "
+                f"{policy.numerics!r}: their CPUs differ; run on nodes of one kind"
             )
         return _Active(job, policy, Rollout(policy, job.recipe, job.split, self._slots))
 
