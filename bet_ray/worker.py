@@ -28,6 +28,8 @@ from bet_ray.results import EpisodeSource, episodes_table, execution_table, traj
 
 log = logging.getLogger(__name__)
 
+HUNGRY_SECONDS = 0.02  # after which a worker without a backlog asks for more: long against a 1 ms round trip
+
 
 class PoolError(FailedRunError):
     """Workers cannot run; the message says why."""
@@ -215,12 +217,14 @@ class RolloutWorker:
                 busy += len(active.running) + len(results) - before
                 if results:
                     finished.setdefault(name, []).extend(results)
-            waits = more or any(active.waiting for active in self._active.values())
+            waiting = any(active.waiting for active in self._active.values())
             self._usage.busy += busy
             self._usage.slots += self._slots
-            if waits:
+            if more or waiting:
                 self._usage.busy_before_tail += busy
                 self._usage.slots_before_tail += self._slots
+            if more and not waiting and time.perf_counter() - began > HUNGRY_SECONDS:
+                break  # before slots run empty
         reports = [self._report(name, results) for name, results in finished.items()]
         self._left = time.perf_counter()
         self._usage.seconds += self._left - began
