@@ -330,6 +330,8 @@ def test_all_who_wait_for_a_service_hear_that_its_pool_failed(
         thread.join(timeout=60)
     ask(Split.REPORT)  # and who asks later
     assert len(heard) == 3
+    with pytest.raises(PoolError):
+        service.check()
     service.close()
 
 
