@@ -24,5 +24,5 @@ check: .venv/.ready
 
 bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pusht_env
-	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training

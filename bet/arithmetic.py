@@ -7,6 +7,12 @@ from typing import Any
 import torch
 
 
+def numerics(device: torch.device) -> str:
+    """What can change a bit of what is computed here: torch, CPU capability, device (a GPU by its model), dtype."""
+    where = f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {where} float32"
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run torch on `count` threads. Networks this small are no faster on two, and far slower beside other work."""

@@ -8,6 +8,7 @@ import json
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from bet.arithmetic import tf32
+from bet.arithmetic import numerics, tf32
 from bet.codebook import decode
 from bet.config import Config, Trunk, canonical_json, validation_message
 from bet.errors import UsageError
@@ -90,7 +91,7 @@ class Policy:
     @property
     def numerics(self) -> str:
         """What can change a bit of what this policy does here: torch, CPU capability, device, dtype."""
-        return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {self.device} float32"
+        return numerics(self.device)
 
     @torch.inference_mode()
     def act(
@@ -123,17 +124,17 @@ class Policy:
             logits, offsets = self.model.read(
                 torch.from_numpy(observations).to(self.device), torch.from_numpy(last).to(self.device)
             )
+        logits, offsets = logits.cpu(), offsets.cpu()  # sums over the bins are not deterministic on CUDA, says torch
         cdf = logits.double().softmax(-1).cumsum(-1)  # (batch_size, bins)
-        threshold = torch.from_numpy(drawn).to(self.device)[:, None] * cdf[:, -1:]
+        threshold = torch.from_numpy(drawn)[:, None] * cdf[:, -1:]
         bins = torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
         if held is not None:
             kept = torch.full((batch_size,), DRAW)
             kept[:count] = torch.from_numpy(held)
-            bins = torch.where(kept.to(self.device) >= 0, kept.to(self.device), bins)
-        rows = torch.arange(batch_size, device=self.device)
-        actions = decode(bins, offsets[rows, bins], self.centers)
-        actions = torch.where(cdf[:, -1:].isfinite(), actions, torch.nan)[:count].cpu().numpy()
-        return self.action_normalizer.denormalize(actions), bins[:count].cpu().numpy()
+            bins = torch.where(kept >= 0, kept, bins)
+        actions = decode(bins, offsets[torch.arange(batch_size), bins], self.centers.cpu())
+        actions = torch.where(cdf[:, -1:].isfinite(), actions, torch.nan)[:count].numpy()
+        return self.action_normalizer.denormalize(actions), bins[:count].numpy()
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -173,7 +174,7 @@ class Policy:
         return json.dumps(about, indent=2, sort_keys=True).encode(), save_tensors(self._tensors)
 
     @classmethod
-    def unpack(cls, about: bytes, weights: bytes, source: str = "policy") -> "Policy":
+    def unpack(cls, about: bytes, weights: bytes, source: str = "policy") -> Self:
         """The inverse of `pack`. Raises `PolicyError` naming the file of `source` that is damaged."""
         file = POLICY_JSON
         try:

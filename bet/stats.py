@@ -9,9 +9,11 @@
 | success x mode coverage, any function of outcome shares | `counts_interval` | bootstrap, corrected for bias |
 | two policies on the same episodes, success | `paired_rate_test` | exact McNemar, Tango's score interval |
 | two policies on the same episodes, score | `paired_mean_difference` | permutation test, interval as for means |
+| the same, a function of outcome shares | `paired_counts_difference` | permutation test, interval as for counts |
 | many of these at once | `holm`, `simultaneous_confidence` | Holm, Bonferroni |
 
-Every interval here is for a number of episodes fixed in advance: looking, then deciding whether to go on, voids it.
+Every interval here is for a number of episodes fixed in advance: looking, then deciding whether to go on, voids it
+(`bet.sequential` has those that allow it).
 Monte Carlo draws come from the `seed` alone, so the same rows give the same interval, bit for bit. Of 10,000 draws
 ten lie in each tail at confidence 0.998: enough for 25 simultaneous intervals, not for hundreds.
 
@@ -45,9 +47,13 @@ class Method(StrEnum):
     CLUSTERED = "clustered"
     BOOTSTRAP = "bootstrap"
     TANGO = "tango"
+    BETTING = "betting"
 
 
 RateMethod = Literal[Method.WILSON, Method.CLOPPER_PEARSON]
+
+Statistic = Callable[[NDArray[np.float64]], ArrayLike]
+"""Of counts (..., K), not always whole -> (...), in [0, 1] unless other bounds are given."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def rate_interval(
 
     Raises `ValueError` for counts that are not 0 <= successes <= n, or another method.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not 0 <= successes <= n:
         raise ValueError(f"successes must lie in 0..n: {successes} of {n}")
     names = {Method.WILSON: "wilson", Method.CLOPPER_PEARSON: "beta"}
@@ -128,8 +134,8 @@ def mean_interval(
 
     Raises `ValueError` for values that are not finite, outside [0, 1], or of another length than the clusters.
     """
-    _check_confidence(confidence)
-    return _bounded_mean(_scores(values, "values"), clusters, (0, 1), confidence, seed)
+    check_confidence(confidence)
+    return _bounded_mean(checked_scores(values, "values"), clusters, (0, 1), confidence, seed)
 
 
 def clustered(
@@ -162,11 +168,12 @@ def clustered(
 
 def counts_interval(
     counts: ArrayLike,  # (K,) episodes per outcome code
-    statistic: Callable[[NDArray[np.float64]], ArrayLike],  # (..., K) counts, not always whole -> (...) in [0, 1]
+    statistic: Statistic,
     confidence: float = 0.95,
     seed: int = SEED,
+    bounds: tuple[int, int] = (0, 1),  # of the statistic
 ) -> Interval:
-    """Interval for a function of outcome shares, such as success rate x mode coverage; without episodes nan, [0, 1].
+    """Interval for a function of outcome shares, such as success rate x mode coverage; without episodes nan, bounds.
 
     Multinomial resamples: the same as resampling the episodes' codes, at a cost that does not grow with n. The
     interval is the hull of bias-corrected percentiles (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
@@ -182,20 +189,20 @@ def counts_interval(
 
     `statistic` must depend on the shares alone (the same for counts and twice the counts), not on n.
 
-    Raises `ValueError` for counts that are not whole numbers >= 0, or a statistic of another shape or outside [0, 1].
+    Raises `ValueError` for counts that are not whole numbers >= 0, or a statistic of another shape or out of bounds.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     totals = np.asarray(counts, dtype=np.float64)  # (K,)
     if totals.ndim != 1 or (totals < 0).any() or (totals != np.rint(totals)).any():
         raise ValueError(f"counts must be whole numbers >= 0, one per outcome: {counts}")
     n = int(totals.sum())
     if n == 0:
-        return Interval(nan, 0.0, 1.0, confidence, 0, Method.BOOTSTRAP)
+        return Interval(nan, float(bounds[0]), float(bounds[1]), confidence, 0, Method.BOOTSTRAP)
 
     def evaluate(rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, K) -> (m,)
         found = np.asarray(statistic(rows), dtype=np.float64)
-        if found.shape != rows.shape[:-1] or not ((found > -1e-9) & (found < 1 + 1e-9)).all():
-            raise ValueError(f"the statistic must map {rows.shape} counts to {rows.shape[:-1]} numbers in [0, 1]")
+        if found.shape != rows.shape[:-1] or not ((found > bounds[0] - 1e-9) & (found < bounds[1] + 1e-9)).all():
+            raise ValueError(f"the statistic must map {rows.shape} counts to {rows.shape[:-1]} numbers in {bounds}")
         return found
 
     estimate = float(evaluate(totals[None])[0])
@@ -211,7 +218,7 @@ def counts_interval(
     unseen = np.eye(len(totals))[totals == 0]  # (U, K)
     unseen = np.vstack([unseen, unseen.mean(axis=0)]) if len(unseen) else unseen  # each alone, and all alike
     shifted = evaluate((1 - missed) * totals + missed * n * unseen)  # (U + 1,)
-    return _hull(estimate, [*corrected, *mirrored, *shifted], (0, 1), confidence, n, Method.BOOTSTRAP)
+    return _hull(estimate, [*corrected, *mirrored, *shifted], bounds, confidence, n, Method.BOOTSTRAP)
 
 
 # Two policies, the same episodes
@@ -227,12 +234,12 @@ def paired_rate_test(first: ArrayLike, second: ArrayLike, confidence: float = 0.
 
     Raises `ValueError` for anything but 0 and 1, or lengths that differ.
     """
-    _check_confidence(confidence)
-    a, b = _scores(first, "first"), _scores(second, "second")
+    check_confidence(confidence)
+    a, b = checked_scores(first, "first"), checked_scores(second, "second")
     for name, values in (("first", a), ("second", b)):
         if not np.isin(values, (0, 1)).all():
             raise ValueError(f"{name}: a success is 0 or 1 (for scores use paired_mean_difference)")
-    n = _same_length(a, b)
+    n = check_pairs(a, b)
     if n == 0:
         return Comparison(Interval(nan, -1.0, 1.0, confidence, 0, Method.TANGO), 1.0)
     only_a, only_b = int(np.sum(a > b)), int(np.sum(a < b))
@@ -255,9 +262,9 @@ def paired_mean_difference(
 
     Raises `ValueError` as `mean_interval` does.
     """
-    _check_confidence(confidence)
-    a, b = _scores(first, "first"), _scores(second, "second")
-    _same_length(a, b)
+    check_confidence(confidence)
+    a, b = checked_scores(first, "first"), checked_scores(second, "second")
+    check_pairs(a, b)
     difference = _bounded_mean(a - b, clusters, (-1, 1), confidence, seed)
     if not np.any(a != b):
         return Comparison(difference, 1.0)
@@ -268,6 +275,44 @@ def paired_mean_difference(
             seeds = stats.ttest_1samp(means, 0.0)
             p_value = max(p_value, float(seeds.pvalue))  # pyright: ignore[reportAttributeAccessIssue]
     return Comparison(difference, p_value)
+
+
+def paired_counts_difference(
+    first: ArrayLike,  # (n,) outcome codes in 0..K-1
+    second: ArrayLike,  # (n,) the same episodes
+    outcomes: int,  # K
+    statistic: Statistic,
+    confidence: float = 0.95,
+    seed: int = SEED,
+) -> Comparison:
+    """Compare a function of outcome shares, such as success rate x mode coverage, of two policies on the same episodes.
+
+    The interval is `counts_interval`'s, over the K x K outcomes of a pair. The p-value is of a permutation test that
+    swaps the policies within episodes: small where they do not behave alike and the statistic shows it.
+
+    Raises `ValueError` as `counts_interval` does, for codes out of range, or lengths that differ.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    check_pairs(a, b)
+    if len(a) and not (min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) < outcomes):
+        raise ValueError(f"outcome codes must lie in 0..{outcomes - 1}")
+    together = np.bincount(a.astype(int) * outcomes + b.astype(int), minlength=outcomes**2)  # (K * K,)
+
+    def gap(counts: NDArray[np.float64]) -> NDArray[np.float64]:  # (..., K * K) -> (...) in [-1, 1]
+        pairs = counts.reshape(*counts.shape[:-1], outcomes, outcomes)
+        return np.asarray(statistic(pairs.sum(axis=-1))) - np.asarray(statistic(pairs.sum(axis=-2)))
+
+    difference = counts_interval(together, gap, confidence, seed, (-1, 1))
+    pairs = together.reshape(outcomes, outcomes)
+    if (pairs == pairs.T).all():
+        return Comparison(difference, 1.0)
+    rng = np.random.default_rng(seed)
+    upper = np.triu(pairs + pairs.T, 1)  # (K, K) pairs of unlike outcomes, whichever policy had which
+    kept = rng.binomial(upper, 0.5, size=(DRAWS - 1, outcomes, outcomes))
+    swapped = kept + (upper - kept).swapaxes(1, 2) + np.diag(np.diag(pairs))  # (DRAWS - 1, K, K)
+    gaps = gap(swapped.reshape(-1, outcomes**2).astype(np.float64))
+    at_least = np.sum(np.abs(gaps) >= abs(difference.estimate) - 1e-12)
+    return Comparison(difference, float((1 + at_least) / DRAWS))
 
 
 # Many at once
@@ -286,10 +331,38 @@ def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]
 
 def simultaneous_confidence(k: int, confidence: float = 0.95) -> float:
     """The confidence each of k intervals needs for all to cover at once (Bonferroni): 1 - alpha / k."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if k < 1:
         raise ValueError(f"k counts intervals and must be at least 1: {k}")
     return 1 - (1 - confidence) / k
+
+
+# What is given
+
+
+def checked_scores(values: ArrayLike, name: str, bounds: tuple[int, int] = (0, 1)) -> NDArray[np.float64]:  # (n,)
+    """One number per episode. Raises `ValueError` with the first row that is not finite or out of bounds."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"{name}: expected one number per episode, not shape {scores.shape}")
+    bad = ~((scores >= bounds[0]) & (scores <= bounds[1]))  # also true for NaN
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{name}: row {row} is {scores[row]}, outside [{bounds[0]}, {bounds[1]}]")
+    return scores
+
+
+def check_pairs(a: NDArray[np.float64], b: NDArray[np.float64]) -> int:
+    """How many pairs there are. Raises `ValueError` where one side has more."""
+    if len(a) != len(b):
+        raise ValueError(f"paired episodes differ in number: {len(a)} and {len(b)}")
+    return len(a)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises `ValueError` for anything but a number between 0 and 1."""
+    if not (isfinite(confidence) and 0 < confidence < 1):
+        raise ValueError(f"confidence must lie between 0 and 1: {confidence}")
 
 
 # Inside
@@ -377,25 +450,3 @@ def _cluster_means(values: NDArray[np.float64], clusters: ArrayLike) -> NDArray[
         raise ValueError(f"clusters: {labels.shape} labels for {values.shape} values")
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return np.bincount(index, weights=values) / counts
-
-
-def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:  # (n,)
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1:
-        raise ValueError(f"{name}: expected one number per episode, not shape {scores.shape}")
-    bad = ~((scores >= 0) & (scores <= 1))  # also true for NaN
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"{name}: row {row} is {scores[row]}, outside [0, 1]")
-    return scores
-
-
-def _same_length(a: NDArray[np.float64], b: NDArray[np.float64]) -> int:
-    if len(a) != len(b):
-        raise ValueError(f"paired episodes differ in number: {len(a)} and {len(b)}")
-    return len(a)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not (isfinite(confidence) and 0 < confidence < 1):
-        raise ValueError(f"confidence must lie between 0 and 1: {confidence}")

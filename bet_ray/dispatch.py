@@ -104,6 +104,11 @@ class Dispatcher:
         """Nothing is left to do."""
         return not self._work
 
+    @property
+    def open(self) -> bool:
+        """Whether there is anything to hand out."""
+        return bool(self._open)
+
     def active(self, name: str) -> bool:
         """Whether episodes of a job are missing yet."""
         return name in self._work

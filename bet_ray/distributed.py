@@ -43,6 +43,8 @@ def train_on_workers(
     workers: WorkerCount,
     use_gpu: bool = False,
     progress: Progress | None = None,
+    *,
+    keep_epochs: bool = False,
 ) -> Epoch:
     """As `bet_ray.training.train`, on Ray Train workers of `train.threads` CPUs (and with `use_gpu` a GPU) each.
 
@@ -62,7 +64,13 @@ def train_on_workers(
             raise UsageError(f"--use-gpu: {counted(workers.least, 'worker')}, but Ray finds {devices} GPUs here")
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"run": run, "config": config, "episodes": [ray.put(episodes)], "gpu": use_gpu},
+            train_loop_config={
+                "run": run,
+                "config": config,
+                "episodes": [ray.put(episodes)],
+                "gpu": use_gpu,
+                "keep_epochs": keep_epochs,
+            },
             torch_config=None if on_cluster() else _FileMeeting(),
             scaling_config=ScalingConfig(
                 num_workers=workers.least if workers.least == workers.most else (workers.least, workers.most),
@@ -97,7 +105,8 @@ def _worker(settings: Mapping[str, Any]) -> Epoch | UsageError | FailedRunError:
         torch.cuda.set_device(get_device())
     try:
         episodes: Any = ray.get(settings["episodes"][0])
-        return train(settings["run"], settings["config"], episodes, workers=Workers.of_process_group())
+        workers, keep = Workers.of_process_group(), settings["keep_epochs"]
+        return train(settings["run"], settings["config"], episodes, workers=workers, keep_epochs=keep)
     except (UsageError, FailedRunError) as error:
         return error
 

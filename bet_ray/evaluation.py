@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from bet.protocol import Recipe
 from bet.rollout import End
 from bet.tasks import SimulatedTask
 from bet.wording import counted
+from bet_ray.inference import Inference
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import EVALUATIONS, RunError, amend_manifest, read_manifest
 from bet_ray.pool import PATIENCE, Pool
@@ -53,7 +54,7 @@ def load_policy(path: Path) -> Policy:
             f"{path}: the sweep is not finished, it has no winner yet; finish it with `bet-ray sweep FILE --out {path} "
             f"--resume`, or take one of its policies: {kept.parent}"
         )
-    if (path / "episodes").is_dir() and not policies.is_dir():
+    if (path / "episodes").is_dir() and not policies.is_dir() and not (path / POLICY_JSON).exists():
         raise RunError(f"{path}: holds episodes and no policy; name the run that the policy was trained in")
     return Policy.load(path)
 
@@ -92,6 +93,7 @@ class Evaluation:
         *,
         trajectories: bool = False,
         allow_mixed_numerics: bool = False,
+        inference: Inference | None = None,
     ) -> "Evaluation":
         """Reads the policy and checks everything; runs nothing.
 
@@ -99,7 +101,7 @@ class Evaluation:
         """
         policy = load_policy(path)
         recipe = recipe_of(policy, settings)
-        job = Job.of(policy, recipe, split, keep_trajectories=trajectories)
+        job = Job.of(policy, recipe, split, keep_trajectories=trajectories, inference=inference)
         ledger = None if out is None else Ledger(out, tasks.simulated(policy.config.task))
         if ledger is not None and not allow_mixed_numerics:
             check_numerics(ledger, job)
@@ -110,19 +112,26 @@ class Evaluation:
         return tasks.simulated(self.policy.config.task)
 
     @property
+    def run(self) -> Path:
+        """The run directory that keeps its episodes, or would."""
+        return run_of(self.path) if self.ledger is None else self.ledger.run
+
+    def recorded(self) -> pa.Table:
+        """Its episodes that are recorded, by index."""
+        return episodes_schema(self.task).empty_table() if self.ledger is None else self.ledger.of(self.job.source)
+
+    @property
     def identity(self) -> tuple[Any, ...]:
         """Equal policies have equal episodes, and share them."""
         return (self.ledger and self.ledger.run.resolve(), *self.job.source.key.values())
 
     def missing(self, episodes: int, *, retry_errors: bool = False) -> list[int]:
         """Which of the episodes 0..episodes-1 are not recorded, or not with their steps where those are asked for."""
-        if self.ledger is None:
-            return list(range(episodes))
-        recorded = self.ledger.of(self.job.source)
+        recorded = self.recorded()
         errors = recorded.column(END).to_numpy() == End.ERROR.value
         indices = recorded.column("index").to_numpy()
         known = set(indices[~errors].tolist())
-        if self.job.keep_trajectories:
+        if self.ledger is not None and self.job.keep_trajectories:
             begun = self.ledger.trajectories.read(self.job.source.rows & (pc.field("step") == 0))
             known &= set(begun.column("index").to_pylist())
         if not retry_errors:
@@ -141,6 +150,9 @@ class PoolShape:
     """Seconds after which a worker that says nothing is taken for hung."""
 
 
+USUAL = PoolShape()
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What evaluations came to."""
@@ -156,10 +168,37 @@ class Evaluated:
     usage: Usage
 
 
+class LazyPool:
+    """A pool that starts when the first episode is to be run: Ray takes seconds, and what is recorded needs none.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, shape: PoolShape) -> None:
+        self.shape = shape
+        self._stack = ExitStack()
+        self._pool: Pool | None = None
+
+    def __enter__(self) -> "LazyPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> Pool:
+        """Start Ray and the pool, or go on with it. Raises what Ray raises."""
+        if self._pool is None:
+            cpus = self._stack.enter_context(session(self.shape.actors))
+            self.shape = replace(self.shape, actors=self.shape.actors or cpus)
+            pool = Pool(self.shape.actors or cpus, self.shape.slots, patience=self.shape.patience)
+            self._pool = self._stack.enter_context(pool)
+        return self._pool
+
+
 def evaluate_all(
     evaluations: Sequence[Evaluation],
     episodes: int,
-    shape: PoolShape = PoolShape(),
+    lazy: LazyPool,
     *,
     retry_errors: bool = False,
     progress: Progress | None = None,
@@ -167,25 +206,25 @@ def evaluate_all(
     """Roll out episodes 0..episodes-1 of each on one pool; the tail of one is filled by the next.
 
     Recorded episodes are not run again, but for those that ended in an error where that is asked for. Raises
-    `PoolError` and `FailedRunError`; what had finished by then is kept.
+    `PoolError` and `FailedRunError`; what finished by then is kept.
     """
     distinct = {one.identity: one for one in evaluations}
     missing = {key: one.missing(episodes, retry_errors=retry_errors) for key, one in distinct.items()}
     collected = {key: [episodes_schema(one.task).empty_table()] for key, one in distinct.items()}
     ledgers = {one.ledger.run.resolve(): one.ledger for one in distinct.values() if one.ledger}
-    to_run, total = sum(map(len, missing.values())), episodes * len(distinct)
-    usage, ran, began, started = Usage(), 0, time.monotonic(), 0.0
-    for ledger in ledgers.values() if to_run else ():
+    ran, total = 0, episodes * len(distinct)
+    before = total - sum(map(len, missing.values()))
+    began = ready = time.monotonic()
+    usage = Usage()
+    for ledger in ledgers.values() if before < total else ():
         ledger.check_writable()
     if progress:
-        progress(total - to_run, total, total - to_run)
-    if to_run:
-        with session(shape.actors) as cpus, ExitStack() as stack:
-            actors = shape.actors or cpus
-            pool = stack.enter_context(Pool(actors, shape.slots, patience=shape.patience))
-            # Also after Ctrl-C what finished is published.
+        progress(before, total, before)
+    if before < total:
+        pool = lazy.start()
+        jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
+        with ExitStack() as stack:  # also after Ctrl-C what finished is published
             recorders = {run: stack.enter_context(Recorder(ledger)) for run, ledger in ledgers.items()}
-            jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
             while not pool.idle:
                 for finished in pool.poll():
                     key = jobs[finished.job]
@@ -197,18 +236,18 @@ def evaluate_all(
                 for recorder in recorders.values():
                     recorder.flush_if_due()
                 if progress:
-                    progress(total - to_run + ran, total, total - to_run)
-            usage, started = pool.usage, pool.ready_at - began
-        per_second = ran / (time.monotonic() - began - started)
-        for key, one in distinct.items():
-            if one.ledger is not None and missing[key]:
-                _note(one, episodes, len(missing[key]), actors, shape.slots, per_second, usage)
+                    progress(before + ran, total, before)
+        usage, ready = pool.take_usage(), max(pool.ready_at, began)
     else:
         for ledger in ledgers.values():
             with suppress(OSError):  # where nothing can be written, parts are as good to read
                 ledger.publish()  # what a killed process left
+    seconds = time.monotonic() - ready
+    for key, one in distinct.items():
+        if one.ledger is not None and missing[key]:
+            _note(one, episodes, len(missing[key]), lazy.shape, ran / seconds, usage)
     tables = {
-        key: unique_rows(pa.concat_tables(collected[key])) if one.ledger is None else one.ledger.of(one.job.source)
+        key: unique_rows(pa.concat_tables(collected[key])) if one.ledger is None else one.recorded()
         for key, one in distinct.items()
     }
     tables = {key: table.filter(pc.field("index") < episodes) for key, table in tables.items()}
@@ -220,21 +259,21 @@ def evaluate_all(
     return Evaluated(
         [tables[one.identity] for one in evaluations],
         ran,
-        time.monotonic() - began - started,
-        started,
+        seconds,
+        ready - began,
         usage,
     )
 
 
-def _note(one: Evaluation, episodes: int, ran: int, actors: int, slots: int, per_second: float, usage: Usage) -> None:
+def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second: float, usage: Usage) -> None:
     """Leave in the manifest how an evaluation went; its rows say what it found."""
     assert one.ledger is not None
     entry = one.job.source.key | {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "episodes": episodes,
         "ran": ran,
-        "actors": actors,
-        "slots": slots,
+        "actors": shape.actors,
+        "slots": shape.slots,
         "episodes_per_second": per_second,
         "utilisation": usage.utilisation,
         "utilisation_before_tail": usage.utilisation_before_tail,
@@ -277,7 +316,8 @@ def evaluate(
         trajectories=trajectories,
         allow_mixed_numerics=allow_mixed_numerics,
     )
-    (table,) = evaluate_all([one], episodes, PoolShape(actors, slots), progress=progress).tables
+    with LazyPool(PoolShape(actors, slots)) as pool:
+        (table,) = evaluate_all([one], episodes, pool, progress=progress).tables
     track(one, settings, table)
     return table
 
@@ -286,8 +326,7 @@ def track(one: Evaluation, settings: Mapping[str, Any], table: pa.Table) -> None
     """Show an evaluation to the trackers that its settings name, if any."""
     wanted = changed(one.policy.config, settings).track
     if wanted.on:
-        run = run_of(one.path) if one.ledger is None else one.ledger.run
-        track_evaluation(wanted, run, one.policy, one.recipe, one.job.split, table, measurement(one.task, table))
+        track_evaluation(wanted, one.run, one.policy, one.recipe, one.job.split, table, measurement(one.task, table))
 
 
 def measurement(task: SimulatedTask, table: pa.Table, confidence: float = 0.95) -> Measurement:

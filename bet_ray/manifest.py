@@ -39,7 +39,7 @@ def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> Non
         "kind": kind,
         "task": task,
         **what,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": package_versions(),
         "python": platform.python_version(),
         "git": _git_revision(),
         "host": {"system": platform.platform(), "cpus": os.cpu_count()},
@@ -58,6 +58,11 @@ def amend_manifest(run: Path, task: str, amend: Callable[[dict[str, Any]], None]
         manifest = read_manifest(run)
         amend(manifest)
         write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def package_versions() -> dict[str, str]:
+    """Of what a result may depend on."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def _added(run: Path) -> dict[str, Any]:

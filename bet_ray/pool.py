@@ -2,8 +2,11 @@
 
 import logging
 import math
+import os
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -21,6 +24,7 @@ SLICE_SECONDS = 0.25  # how long a worker runs before it reports: long against a
 SLICE_PER_WORKER = 0.002  # and at least so long for each worker there is: the driver takes 0.5 ms for a report
 PATIENCE = 60.0  # seconds that a worker may say nothing
 FAILED_STARTS = 3  # workers in a row that died before they took an episode
+CALLS_PER_ANSWER = 128  # one of so many workers' answers is waited for before they are looked at
 WATCH_SECONDS = 1.0  # between looks for hung workers
 SLOW_START = 20.0  # seconds without a worker after which a person is told what is waited for
 
@@ -44,8 +48,7 @@ class Pool:
     """Workers and what they are to do. Not thread-safe: one thread submits and polls.
 
     `submit` queues episodes, `poll` hands out work and returns what finished meanwhile. Use as a context manager.
-    A worker that says nothing for `patience` seconds is taken for hung and replaced. `make` returns the handle of a new
-    worker, by default a Ray actor of its own.
+    A worker that says nothing for `patience` seconds is taken for hung and replaced.
     """
 
     def __init__(
@@ -54,16 +57,15 @@ class Pool:
         slots: int,
         cpus_per_actor: float = 1.0,
         patience: float = PATIENCE,
-        make: Callable[[], Any] | None = None,
     ) -> None:
         if actors < 1 or slots < 1:
             raise ValueError(f"a pool needs at least one actor and one slot, got {actors} and {slots}")
-        self.usage = Usage()
+        self._usage = Usage()
         self.ready_at = math.inf
         """When the first worker had started, by `time.monotonic`."""
         self._patience = patience
-        actor = ray.remote(num_cpus=cpus_per_actor, max_restarts=0)(RolloutWorker)
-        self._make = make or (lambda: actor.remote(slots))
+        self._slots = slots
+        self._actor = ray.remote(num_cpus=cpus_per_actor, max_restarts=0)(RolloutWorker)
         self._seconds = max(SLICE_SECONDS, actors * SLICE_PER_WORKER)
         self._dispatcher = Dispatcher(slots)
         self._jobs: dict[str, ray.ObjectRef] = {}
@@ -94,6 +96,11 @@ class Pool:
         """Of the workers that have started."""
         return [worker.here for worker in self._workers.values() if worker.here]
 
+    def take_usage(self) -> Usage:
+        """How well the workers were used since this was last asked."""
+        usage, self._usage = self._usage, Usage()
+        return usage
+
     def submit(self, job: Job, indices: Sequence[int]) -> str:
         """Queue episodes, all different; returns the job's name, which `Finished` carries."""
         name = self._dispatcher.submit(job, indices)
@@ -108,14 +115,16 @@ class Pool:
         """
         if self._failure is not None:
             raise self._failure
-        for number in list(self._resting):
-            self._call(self._workers[number])
+        if self._dispatcher.open:
+            for number in list(self._resting):
+                self._call(self._workers[number])
         if not self._calls:
             return []
         calls = list(self._calls)
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
-        if not ready:
-            ready, _ = ray.wait(calls, num_returns=1, timeout=timeout)
+        # Of a thousand workers some eight at a time: a look at all of them costs Ray a millisecond.
+        ready, _ = ray.wait(calls, num_returns=-(-len(calls) // CALLS_PER_ANSWER), timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
         finished: list[Finished] = []
         steps = [partial(self._answered, ref) for ref in ready]
         for step in (*steps, self._watch):
@@ -126,6 +135,15 @@ class Pool:
         if self._failure is not None and not finished:
             raise self._failure
         return finished
+
+    def crash(self, here: Whereabouts) -> None:
+        """End a worker's process as an accident would; the pool is not told."""
+        for worker in self._workers.values():
+            if worker.here == here and here.node != ray.get_runtime_context().get_node_id():
+                ray.kill(worker.handle)
+            elif worker.here == here:
+                with suppress(ProcessLookupError):
+                    os.kill(here.pid, signal.SIGKILL)
 
     def _answered(self, ref: ray.ObjectRef) -> list[Finished]:
         worker = self._calls.pop(ref, None)
@@ -144,7 +162,7 @@ class Pool:
             self._dispatcher.join(worker.number)
             self._call(worker)
             return []
-        self.usage += answer.usage
+        self._usage += answer.usage
         finished = self._dispatcher.accept(worker.number, answer.reports)
         self._call(worker)
         for done in finished:
@@ -153,9 +171,13 @@ class Pool:
         return finished
 
     def _hire(self) -> None:
-        worker = _Worker(next(self._numbers), self._make())
+        worker = _Worker(next(self._numbers), self._start())
         self._workers[worker.number] = worker
         self._await(worker, worker.handle.ready.remote())
+
+    def _start(self) -> Any:
+        """The handle of a new worker."""
+        return self._actor.remote(self._slots)
 
     def _call(self, worker: _Worker) -> None:
         """Top up a worker's leases and let it run."""

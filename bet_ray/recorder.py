@@ -60,9 +60,9 @@ class Recorder:
         """Put everything held on disk. Raises `FailedRunError` where there is no room for long."""
         if self._held:
             kept = [finished.trajectories for finished in self._held if finished.trajectories is not None]
-            episodes = pa.concat_tables([finished.episodes for finished in self._held])
-            execution = pa.concat_tables([finished.execution for finished in self._held])
-            trajectories = pa.concat_tables(kept) if kept else None
+            episodes = _together([finished.episodes for finished in self._held])
+            execution = _together([finished.execution for finished in self._held])
+            trajectories = _together(kept) if kept else None
             waits_until = time.monotonic() + self._patience
             while not self._append(episodes, execution, trajectories):
                 if time.monotonic() >= waits_until:
@@ -99,3 +99,7 @@ class Recorder:
             if not no_room(error):
                 raise
             log.warning("%s: no room to publish; parts stay parts, as good to read", self._ledger.run)
+
+
+def _together(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks()  # parquet is slow to write many small chunks

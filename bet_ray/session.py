@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 
 
 @contextmanager
@@ -23,6 +23,9 @@ def session(cpus: int | None = None) -> Iterator[int]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         _stay_on_loopback()
+        worker._worker_logs_enabled = (
+            False  # of a worker that died Ray prints a page, on stdout; the pool tells it in a line
+        )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
         ray.init(

@@ -126,12 +126,18 @@ def begin(run: Path, config: Config, episodes: Episodes, resume: bool) -> None:
 
 
 def train(
-    run: Path, config: Config, episodes: Episodes, progress: Progress | None = None, workers: Workers = ALONE
+    run: Path,
+    config: Config,
+    episodes: Episodes,
+    progress: Progress | None = None,
+    workers: Workers = ALONE,
+    *,
+    keep_epochs: bool = False,
 ) -> Epoch:
     """Train one policy in this process, or as one of several; returns the epoch of its lowest validation loss.
 
-    Keeps the policies of that epoch, which `best` names, and of the last. Raises `TrainingDivergedError`; the best
-    policy so far is kept.
+    Keeps the policies of that epoch, which `best` names, and of the last, or of every one. Raises
+    `TrainingDivergedError`; the best policy so far is kept.
     """
     seed_run = SeedRun(run, config, episodes, workers)
     training = seed_run.training
@@ -147,8 +153,10 @@ def train(
             best = last
             if workers.rank == 0:
                 set_best(run, seed_run.export(best.epoch)[1])
+        if workers.rank == 0 and keep_epochs:
+            seed_run.export(last.epoch)
         seed_run.save()
-        if workers.rank == 0 and previous is not None and previous is not best:
+        if workers.rank == 0 and not keep_epochs and previous is not None and previous is not best:
             shutil.rmtree(seed_run.directory / str(previous.epoch), ignore_errors=True)
     assert best is not None
     if workers.rank == 0:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from bet.errors import FailedRunError
 from bet.policy import Policy
 from bet.protocol import Recipe
 from bet.rollout import EpisodeResult, Rollout, failed, raised
+from bet_ray.inference import Inference, InferenceError, ServedPolicy
 from bet_ray.results import EpisodeSource, episodes_table, execution_table, trajectories_table
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,25 @@ class Job:
     recipe: Recipe
     split: Split
     keep_trajectories: bool = False
+    inference: Inference | None = None
+    """Who computes actions; None: the workers."""
 
     @classmethod
-    def of(cls, policy: Policy, recipe: Recipe, split: Split, *, keep_trajectories: bool = False) -> "Job":
+    def of(
+        cls,
+        policy: Policy,
+        recipe: Recipe,
+        split: Split,
+        *,
+        keep_trajectories: bool = False,
+        inference: Inference | None = None,
+    ) -> "Job":
         """Raises `UsageError` here, not in a worker, when the policy does not fit the protocol."""
         Rollout(policy, recipe, split, 1).close()
         source = EpisodeSource.of(policy, recipe.protocol, split)
-        return cls(source, policy.pack(), recipe, split, keep_trajectories)
+        if inference is not None:
+            source = replace(source, numerics=inference.numerics)
+        return cls(source, policy.pack(), recipe, split, keep_trajectories, inference)
 
 
 @dataclass(frozen=True)
@@ -187,7 +200,7 @@ class RolloutWorker:
             if (done := self._active.pop(name, None)) is not None:
                 done.rollout.close()
         for name, (ref,) in jobs.items():
-            self._active[name] = self._begin(ray.get(ref))
+            self._active[name] = self._begin(ref)
         for lease in new:
             self._active[lease.job].waiting.append(lease)
         finished: dict[str, list[tuple[EpisodeResult, Lease, float]]] = {}
@@ -213,9 +226,14 @@ class RolloutWorker:
             self._left = None  # nothing is waited for
         return Moment(reports, usage)
 
-    def _begin(self, job: Job) -> _Active:
+    def _begin(self, ref: ray.ObjectRef) -> _Active:
+        job: Job = ray.get(ref)
         about, weights = job.packed
-        policy = Policy.unpack(about, weights)
+        if job.inference is None:
+            policy = Policy.unpack(about, weights)
+        else:
+            policy = ServedPolicy.unpack(about, weights)
+            policy.connect(job.inference, ref)
         if policy.numerics != job.source.numerics:
             raise PoolError(
                 f"this node computes with {policy.numerics!r}, the episodes were asked for with "
@@ -237,7 +255,7 @@ class RolloutWorker:
         try:
             active.rollout.start([lease.index for lease in new])
             ended = active.rollout.step()
-        except MemoryError:
+        except (MemoryError, InferenceError):
             raise
         except Exception as error:  # whatever a simulator may raise
             log.warning("a simulator raised while %d episodes ran", len(active.running), exc_info=True)
@@ -294,13 +312,14 @@ def report(
     return Report(
         name,
         [result.index for result in results],
-        _to_ipc(episodes_table(task, job.source, results)),
-        _to_ipc(execution_table(rows)),
-        None if centers is None else _to_ipc(trajectories_table(task, job.source, results, centers)),
+        to_ipc(episodes_table(task, job.source, results)),
+        to_ipc(execution_table(rows)),
+        None if centers is None else to_ipc(trajectories_table(task, job.source, results, centers)),
     )
 
 
-def _to_ipc(table: pa.Table) -> bytes:
+def to_ipc(table: pa.Table) -> bytes:
+    """A table as the bytes of an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

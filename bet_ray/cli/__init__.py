@@ -9,7 +9,20 @@ import typer
 from rich.markup import escape
 
 from bet.errors import FailedRunError, UsageError
-from bet_ray.cli import data, demo, evaluate, metrics, replay, report, settings, sweep, train
+from bet_ray.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    metrics,
+    plan,
+    replay,
+    report,
+    settings,
+    sweep,
+    train,
+    verify,
+)
 from bet_ray.cli.console import Interrupted, errors
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
@@ -26,10 +39,13 @@ app = typer.Typer(
 )
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("metrics", epilog=metrics.EXAMPLES)(metrics.metrics)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("settings", epilog=settings.EXAMPLES)(settings.settings)
 app.add_typer(data.app, name="data")

@@ -26,6 +26,7 @@ EXAMPLES = "Examples: `bet-ray eval runs/a --episodes 1000` · `bet-ray eval run
 
 
 def evaluate(
+    context: typer.Context,
     what: Annotated[
         list[str],
         typer.Argument(
@@ -64,6 +65,11 @@ def evaluate(
     allow_mixed_numerics: Annotated[
         bool, typer.Option("--allow-mixed-numerics", help="Add to episodes made with another torch, CPU or device.")
     ] = False,
+    inference: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="Actors of their own compute actions there: cuda, each on a GPU, or cpu."),
+    ] = None,
+    inference_actors: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
     wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
@@ -71,6 +77,7 @@ def evaluate(
     from bet.config import changed, parse_overrides
     from bet.errors import UsageError
     from bet_ray import evaluation
+    from bet_ray.inference import serving
 
     paths = [Path(word) for word in what if "=" not in word or Path(word).exists()]
     if not paths:
@@ -81,7 +88,12 @@ def evaluate(
         paths = [policy for path in paths for policy in evaluation.policies_of(path)]
     if plot and len(paths) > 1:
         raise UsageError("--plot draws one policy; name one")
+    if inference not in (None, "cpu", "cuda"):
+        raise UsageError(f"--inference: expected cuda or cpu, got {inference!r}")
+    if inference and autotune:
+        raise UsageError("--autotune measures workers that compute actions themselves; leave out --inference")
     chosen = split_named(split) if split else None
+    servers = context.with_resource(serving(inference, inference_actors, actors)) if inference else None
     planned = []
     for path in paths:
         config = changed(evaluation.load_policy(path).config, changes)
@@ -94,6 +106,7 @@ def evaluate(
                 changes,
                 trajectories=save_trajectories,
                 allow_mixed_numerics=allow_mixed_numerics,
+                inference=servers,
             )
         )
     first = changed(planned[0].policy.config, changes)
@@ -111,7 +124,8 @@ def evaluate(
             def show(done: int, total: int, before: int) -> None:
                 bar.update(line, completed=done, total=total, before=before)
 
-            found = evaluation.evaluate_all(planned, episodes, shape, retry_errors=retry_errors, progress=show)
+            with evaluation.LazyPool(shape) as pool:
+                found = evaluation.evaluate_all(planned, episodes, pool, retry_errors=retry_errors, progress=show)
     for one, table in zip(planned, found.tables, strict=True):
         evaluation.track(one, changes, table)
     if len(planned) == 1:

@@ -38,6 +38,9 @@ def train(
     ] = "1",
     use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Train on CUDA, a device for each worker.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training in --out.")] = False,
+    keep_epochs: Annotated[
+        bool, typer.Option("--keep-epochs", help="Keep the policy of every epoch, for `bet-ray eval RUN --each`.")
+    ] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help=WANDB_HELP)] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
 ) -> None:
@@ -85,11 +88,11 @@ def train(
                 errors.print(f"epoch {epoch.epoch} of {resolved.train.epochs}: {losses}")
 
         if workers.most == 1:
-            best = training.train(run, resolved, episodes, show)
+            best = training.train(run, resolved, episodes, show, keep_epochs=keep_epochs)
         else:
             from bet_ray.distributed import train_on_workers
 
-            best = train_on_workers(run, resolved, episodes, workers, use_gpu, show)
+            best = train_on_workers(run, resolved, episodes, workers, use_gpu, show, keep_epochs=keep_epochs)
         tracker.summary({"best_epoch": best.epoch, **epoch_numbers(best)})
     console.print(
         f"best epoch {best.epoch} of {resolved.train.epochs}: validation loss {best.val_loss:.4g} "

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bet import tasks
-from bet.measure import Measurement, measure
-from bet.stats import Method, mean_interval, rate_interval
+from bet.measure import Measurement, measure, measure_difference
+from bet.stats import Method, mean_interval, paired_mean_difference, paired_rate_test, rate_interval
 
 PUSHT, GRID = tasks.get("pusht"), tasks.get("pointmass2")
 ROUTES = list(GRID.modes)  # right_first .3, diagonal .4, up_first .3, none 0
@@ -158,3 +158,29 @@ def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
     assert result.episodes == 0
     assert np.isnan(result.primary.estimate)
     assert (result.primary.low, result.primary.high) == (0, 1)
+
+
+# Two policies on the same episodes.
+
+
+def test_scores_and_successes_of_two_policies_are_compared_by_episode() -> None:
+    rng = np.random.default_rng(0)
+    primary = rng.random(40), rng.random(40)
+    success = primary[0] > 0.5, primary[1] > 0.7
+    found = measure_difference(PUSHT, primary, success, None)
+    assert found.primary == paired_mean_difference(*primary)
+    assert found.success == paired_rate_test(*success)
+    task = tasks.simulated("MountainCarContinuous-v0")  # success is the primary metric
+    assert measure_difference(task, primary, success, None).primary == found.success
+
+
+def test_a_policy_that_forgot_two_routes_is_worse_though_it_succeeds_as_often() -> None:
+    names, success, _ = columns({"right_first": 30, "diagonal": 40, "up_first": 30}, 10, 0)
+    routes = names, ["diagonal"] * 100 + ["none"] * 10
+    found = measure_difference(
+        GRID, (success.astype(np.float64), success.astype(np.float64)), (success, success), routes
+    )
+    assert found.primary.difference.estimate == pytest.approx(0.6 * 100 / 110)
+    assert found.primary.difference.low > 0.3
+    assert found.primary.p_value < 0.001
+    assert found.success.p_value == 1

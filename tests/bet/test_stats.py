@@ -19,6 +19,7 @@ from bet.stats import (
     counts_interval,
     holm,
     mean_interval,
+    paired_counts_difference,
     paired_mean_difference,
     paired_rate_test,
     rate_interval,
@@ -121,16 +122,26 @@ def test_more_confidence_widens_a_rate_interval(rate: tuple[int, int], method: R
     assert narrow.high <= wide.high
 
 
-def exact_coverage(p: float, n: int, method: RateMethod) -> float:
-    covers = [p in rate_interval(s, n, method) for s in range(n + 1)]
-    return float(stats.binom.pmf(np.arange(n + 1), n, p) @ covers)
+def exact_coverage(n: int, method: RateMethod) -> NDArray[np.float64]:  # (P,) at each rate of RATES
+    """The probability that the interval after n episodes holds the true rate: a sum over outcomes, no simulation."""
+    intervals = [rate_interval(successes, n, method) for successes in range(n + 1)]
+    held = np.array([[p in interval for interval in intervals] for p in RATES])  # (P, n + 1)
+    return (stats.binom.pmf(np.arange(n + 1), n, RATES[:, None]) * held).sum(axis=1)
 
 
-def test_wilson_covers_about_as_stated_and_clopper_pearson_at_least():
-    grid = np.linspace(0.02, 0.98, 49)
-    assert exact_coverage(0.5, 50, Method.WILSON) >= 0.93
-    assert np.mean([exact_coverage(p, 50, Method.WILSON) for p in grid]) == pytest.approx(0.95, abs=0.01)
-    assert min(exact_coverage(p, 50, Method.CLOPPER_PEARSON) for p in grid) >= 0.95
+RATES = np.linspace(0.005, 0.995, 199)
+
+
+@pytest.mark.parametrize("n", [5, 10, 20, 50, 100, 200, 500])
+def test_clopper_pearson_covers_at_least_as_stated_at_every_rate(n: int):
+    assert exact_coverage(n, Method.CLOPPER_PEARSON).min() >= 0.95
+
+
+@pytest.mark.parametrize("n", [5, 10, 20, 50, 100, 200, 500])
+def test_wilson_covers_as_stated_averaged_over_rates(n: int):
+    coverages = exact_coverage(n, Method.WILSON)
+    assert 0.94 <= coverages.mean() <= 0.96
+    assert coverages.min() < 0.95  # at some rates it does not, which is why the other one exists
 
 
 # Means
@@ -385,6 +396,43 @@ def test_without_a_difference_p_values_are_small_no_more_often_than_they_should(
     assert np.mean(found) <= 0.15
 
 
+@pytest.mark.parametrize("rows", [table(5, 9, 2, 4), table(0, 6, 0, 20), table(10, 4, 4, 10)])
+def test_success_as_an_outcome_share_is_compared_as_success_is(rows: tuple[list[int], list[int]]):
+    shares, exact = paired_counts_difference(*rows, 2, success_rate), paired_rate_test(*rows)
+    assert shares.difference.estimate == pytest.approx(exact.difference.estimate)
+    assert shares.p_value == pytest.approx(exact.p_value, abs=MONTE_CARLO)
+
+
+ROUTES = np.array([[0.1, 0.3, 0.6], [0.3, 0.5, 0.2], [0.6, 0.2, 0.2]])  # of three episodes, easy to hard: (3, 3)
+
+
+def two_policies(rng: np.random.Generator, n: int, apart: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Outcomes of episodes that are as hard for both; `apart`, the second has forgotten one route."""
+    hard = rng.integers(3, size=n)
+    first, second = (np.array([rng.choice(3, p=ROUTES[h]) for h in hard]) for _ in range(2))
+    return first, np.where(apart & (second == 2), 1, second)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_difference_of_success_times_mode_coverage_is_covered_and_found(apart: bool):
+    rng = np.random.default_rng(0)
+    shares = ROUTES.mean(axis=0)
+    forgotten = np.array([shares[0], shares[1] + shares[2], 0.0])
+    truth = float(success_times_coverage(shares) - success_times_coverage(forgotten)) if apart else 0.0
+    found = [paired_counts_difference(*two_policies(rng, 100, apart), 3, success_times_coverage) for _ in range(120)]
+    assert coverage(truth, [comparison.difference for comparison in found]) >= 0.9
+    significant = np.mean([comparison.p_value <= 0.05 for comparison in found])
+    assert significant > 0.95 if apart else significant <= 0.08
+
+
+def test_policies_with_the_same_outcomes_differ_by_what_n_allows():
+    codes = [0, 1, 2] * 20
+    same = paired_counts_difference(codes, codes, 3, success_times_coverage)
+    assert same.p_value == 1
+    assert same.difference.estimate == 0
+    assert -0.2 < same.difference.low < 0 < same.difference.high < 0.2
+
+
 # Many at once
 
 
@@ -420,6 +468,8 @@ def test_five_finalists_share_the_error_of_one():
         (lambda: paired_rate_test([0.5], [1]), "first: a success is 0 or 1"),
         (lambda: paired_rate_test([1, 0], [1]), "2 and 1"),
         (lambda: paired_mean_difference([1, 0], [1]), "2 and 1"),
+        (lambda: paired_counts_difference([0, 3], [0, 1], 3, success_rate), r"0\.\.2"),
+        (lambda: paired_counts_difference([0, 1], [0], 3, success_rate), "2 and 1"),
         (lambda: holm([0.5, 1.5]), "p-values"),
         (lambda: simultaneous_confidence(0), "at least 1"),
     ],

@@ -70,6 +70,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "pointmass2", "--use-gpu", "train.device=cpu"], "--use-gpu does not go with train.device=cpu"),
         (["eval", "nowhere"], "nowhere: no such run or policy directory"),
         (["eval", "."], "neither a policy"),
+        (["eval", "nowhere", "--inference", "gpu"], "--inference: expected cuda or cpu, got 'gpu'"),
+        (["verify", "nowhere"], "nowhere: no such run or policy directory"),
         (["metrics", "pushd"], "pushd: neither a task nor a file or folder; did you mean 'pusht'?"),
         (["train", "pointmass2", "--resume"], "--resume needs --out"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),
@@ -203,7 +205,7 @@ def test_the_command_line_answers_before_it_loads_the_heavy_libraries() -> None:
 
 
 def test_help_shows_an_example_for_every_command() -> None:
-    for command in ("train", "eval", "sweep", "report", "replay", "demo", "settings"):
+    for command in ("train", "eval", "compare", "plan", "sweep", "report", "replay", "demo", "settings"):
         done = bet_ray(command, "--help")
         assert done.returncode == 0
         assert f"bet-ray {command}" in done.stdout.split("Example")[-1]
@@ -406,3 +408,20 @@ def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: 
     assert finished.returncode == 0, finished.stderr
     assert "winner: " in finished.stdout
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.slow
+def test_every_epoch_of_a_run_is_evaluated_on_one_pool_into_one_table(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    trained = bet_ray("train", "pointmass2", "train.epochs=2", "train.lr=3e-3", "--keep-epochs", "--out", run)
+    assert trained.returncode == 0, trained.stderr
+    done = bet_ray("eval", run, "--each", "--episodes", "40", "--actors", "2", "--slots", "8", "--autotune")
+    assert done.returncode == 0, done.stderr
+    assert "chosen: --actors 2 --slots" in done.stdout
+    assert "2 policies · 40 report episodes each · intervals hold for all at once, 95%" in done.stdout
+    assert "80 episodes run in " in done.stdout
+    assert "slots busy " in done.stdout
+    rows = pq.read_table(run / "episodes").to_pandas()
+    assert rows.groupby("policy_digest").size().tolist() == [40, 40]
+    again = bet_ray("eval", run, "--each", "--episodes", "40")
+    assert "0 episodes run, 80 recorded already" in again.stdout

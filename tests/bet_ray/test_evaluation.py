@@ -8,12 +8,23 @@ import pytest
 
 from bet import tasks
 from bet.config import Split
-from bet.policy import Policy
+from bet.policy import Policy, resolve
 from bet_ray import evaluate
-from bet_ray.evaluation import MixedNumericsError, measurement, recipe_of, run_of
+from bet_ray.evaluation import (
+    Evaluation,
+    LazyPool,
+    MixedNumericsError,
+    PoolShape,
+    evaluate_all,
+    measurement,
+    recipe_of,
+    run_of,
+)
 from bet_ray.ledger import Ledger
+from bet_ray.manifest import EVALUATIONS, read_manifest
 from bet_ray.replay import Match, compare, replay
 from bet_ray.results import EpisodeSource, episodes_schema, write_table
+from bet_ray.saved import saved_trajectories
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -78,6 +89,51 @@ def test_a_measurement_of_the_table_names_the_modes(trained: Path) -> None:
     assert found.primary.low <= found.primary.estimate <= found.primary.high
 
 
+def test_a_policy_directory_outside_any_run_holds_its_own_episodes(trained: Path, tmp_path: Path) -> None:
+    Policy.load(trained).save(tmp_path / "policy")
+    first = evaluate(tmp_path / "policy", episodes=4, actors=1, slots=4, out=tmp_path / "policy")
+    assert evaluate(tmp_path / "policy", episodes=4, out=tmp_path / "policy").equals(first)
+
+
 def test_a_policy_belongs_to_the_run_it_lies_in(tmp_path: Path) -> None:
     assert run_of(tmp_path / "run" / "policies" / "ab12" / "0" / "40") == tmp_path / "run"
     assert run_of(tmp_path / "run") == tmp_path / "run"
+
+
+def test_many_policies_share_one_pool_and_equal_ones_their_rows(trained: Path, tmp_path: Path) -> None:
+    best = Policy.load(trained)
+    best.model.get_parameter("head.weight")[0] += 1
+    parts = best.centers, best.observation_normalizer, best.action_normalizer, best.dataset_digest
+    Policy(best.config, best.model, *parts).save(tmp_path / "other")
+    paths = [trained, tmp_path / "other", resolve(trained)]
+    evaluations = [Evaluation.of(path, tmp_path / "run") for path in paths]
+    counts: list[tuple[int, int, int]] = []
+    with LazyPool(PoolShape(actors=2, slots=4)) as pool:
+        found = evaluate_all(evaluations, 30, pool, progress=lambda *count: counts.append(count))
+        again = evaluate_all(evaluations, 40, pool)
+    assert counts[-1] == (60, 60, 0)
+    assert found.ran == 60
+    assert again.ran == 20
+    assert found.tables[0].equals(found.tables[2])
+    assert not found.tables[0].equals(found.tables[1])
+    assert all(more.slice(0, 30).equals(few) for more, few in zip(again.tables, found.tables, strict=True))
+    for path, table in zip(paths, found.tables, strict=True):
+        assert table.equals(evaluate(path, episodes=30, actors=1, slots=16))
+    noted = read_manifest(tmp_path / "run")[EVALUATIONS]
+    assert [entry["ran"] for entry in noted] == [30, 30, 10, 10]
+    assert all(0.5 < entry["utilisation"] <= 1 and entry["episodes_per_second"] > 0 for entry in noted)
+    assert found.usage.busy == sum(sum(table.column("length").to_pylist()) for table in found.tables[:2])
+
+
+def test_episodes_recorded_without_their_steps_run_again_when_steps_are_asked_for(
+    trained: Path, tmp_path: Path
+) -> None:
+    plain = evaluate(trained, episodes=6, actors=1, slots=4, out=tmp_path)
+    counts: list[tuple[int, int, int]] = []
+    kept = evaluate(
+        trained, episodes=8, actors=1, slots=4, out=tmp_path, trajectories=True, progress=lambda *c: counts.append(c)
+    )
+    assert counts[0] == (0, 8, 0)
+    assert kept.slice(0, 6).equals(plain)
+    assert len(saved_trajectories(tmp_path, tasks.simulated("pointmass2"))) == 8
+    assert pq.read_table(tmp_path / "episodes").num_rows == 8

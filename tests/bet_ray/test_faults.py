@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -26,7 +27,7 @@ from bet import tasks
 from bet.config import Split
 from bet.rollout import NOT_FINITE, NOT_FINITE_STEP, End
 from bet_ray import dispatch, evaluate
-from bet_ray.evaluation import Evaluated, Evaluation, PoolShape, evaluate_all
+from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, evaluate_all
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import RunError
 from bet_ray.pool import Pool
@@ -137,12 +138,21 @@ class _Lame(RolloutWorker):
         super().__init__(slots)
 
 
+class _LamePool(Pool):
+    def __init__(self, lock: Path) -> None:
+        self._lame = ray.remote(num_cpus=0)(_Lame)
+        self._lock = lock
+        super().__init__(3, 8)
+
+    def _start(self) -> Any:
+        return self._lame.remote(8, self._lock)
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_workers_that_cannot_start_do_not_end_a_pool_in_which_others_work(
     trained: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    actor = ray.remote(num_cpus=0)(_Lame)
-    with Pool(3, 8, make=lambda: actor.remote(8, tmp_path / "taken")) as pool:
+    with _LamePool(tmp_path / "taken") as pool:
         eventually(lambda: pool.poll() or pool.whereabouts)
         pool.submit(job_of(trained), range(200))
         assert drain(pool).sort_by("index").equals(undisturbed.slice(0, 200))
@@ -161,7 +171,8 @@ def test_a_stopped_worker_is_replaced_and_its_episodes_run_again(
             stopped.append(rollout_workers()[0])
             stopped[0].suspend()
 
-    (table,) = evaluate_all([one], EPISODES, PoolShape(2, 8, patience=3), progress=stop).tables
+    with LazyPool(PoolShape(2, 8, patience=3)) as lazy:
+        (table,) = evaluate_all([one], EPISODES, lazy, progress=stop).tables
     assert table.equals(undisturbed)
     assert "a rollout worker was lost (it said nothing for 3 seconds)" in caplog.text
 
@@ -240,9 +251,8 @@ def faults(ray_session: int) -> Iterator[Path]:
 
 
 def walked(walkers: Path, out: Path | None, episodes: int, shape: PoolShape, *, retry_errors: bool = False) -> pa.Table:
-    one = Evaluation.of(walkers, out)
-    done: Evaluated = evaluate_all([one], episodes, shape, retry_errors=retry_errors)
-    return done.tables[0]
+    with LazyPool(shape) as lazy:
+        return evaluate_all([Evaluation.of(walkers, out)], episodes, lazy, retry_errors=retry_errors).tables[0]
 
 
 def errors(walkers: Path, out: Path) -> dict[int, str]:

@@ -7,6 +7,7 @@ import pytest
 from bet import Policy, tasks
 from bet.config import make_config
 from bet.training import TrainingDivergedError
+from bet_ray.evaluation import policies_of
 from bet_ray.manifest import RunError
 from bet_ray.training import begin, train
 
@@ -50,3 +51,14 @@ def test_a_run_directory_in_use_or_of_other_settings_is_refused(tmp_path: Path) 
     with pytest.raises(RunError, match="cannot resume with other settings or demonstrations"):
         begin(tmp_path, other, episodes, resume=True)
     begin(tmp_path, config, episodes, resume=True)
+
+
+def test_every_epoch_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    config = make_config("pointmass2", SMALL | {"train.epochs": 3})
+    episodes = tasks.get("pointmass2").load(config.data).split(0.1, 0)[0]
+    for name, keep in (("all", True), ("few", False)):
+        begin(tmp_path / name, config, episodes, resume=False)
+        best = train(tmp_path / name, config, episodes, keep_epochs=keep)
+        epochs = [int(path.name) for path in policies_of(tmp_path / name)]
+        assert epochs == ([1, 2, 3] if keep else sorted({best.epoch, 3}))
+    assert Policy.load(tmp_path / "all").digest == Policy.load(tmp_path / "few").digest
