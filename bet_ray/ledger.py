@@ -170,10 +170,12 @@ def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None) -> 
     try:
         if pq.read_schema(file).names != schema.names:
             raise RunError(f"{file}: holds other columns than episodes of this task have; use another --out")
-        return pq.read_table(file, filters=where).cast(schema)
+        return pq.read_table(file, filters=where, page_checksum_verification=True).cast(schema)
     except FileNotFoundError:  # published, or set aside, by another process
         return None
-    except (OSError, pa.ArrowInvalid) as error:
+    except (MemoryError, pa.ArrowCancelled):  # which Arrow also calls its exceptions
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # too many open files, a failing disk: the file may be sound
         with suppress(FileNotFoundError):

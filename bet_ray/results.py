@@ -241,7 +241,7 @@ def unique_rows(table: pa.Table, key: Sequence[str] = KEY) -> pa.Table:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write parquet; a reader sees the whole file or none."""
     with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -51,9 +51,13 @@ class RolloutService:
         request = _Request(job, episodes)
         self._inbox.put(request)
         while not request.done.wait(1.0):
-            if self._failure is not None:
-                raise self._failure
+            self.check()
         return unique_rows(pa.concat_tables(request.tables)).filter(pc.field("index") < episodes)
+
+    def check(self) -> None:
+        """Raises what ended the service, if anything did: before a training whose policies nobody would judge."""
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Publish what is recorded; nothing may be asked for any more."""

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
@@ -170,6 +170,8 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
             if isinstance(error.cause, UsageError | FailedRunError):
                 raise error.cause from error
             raise
+        except RayActorError as error:
+            raise FailedRunError("the actor that hands out rollouts died; --resume continues the sweep") from error
         finally:
             with suppress(RayError, KeyboardInterrupt):
                 ray.get(service.close.remote(), timeout=CLOSING_SECONDS)
@@ -401,6 +403,7 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
             runs = [SeedRun(run, config, episodes) for config in configs]
             pending = None
             for epoch in sweep.rung_epochs(configs[0].train.epochs):
+                ray.get(service.check.remote())
                 jobs = [_train_to(r, epoch, _epochs_to(tracker, r.config.train.seed)) for r in runs]
                 val_loss = sum(r.training.history[epoch - 1].val_loss for r in runs) / len(runs)
                 if pending is not None:

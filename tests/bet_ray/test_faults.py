@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -137,13 +138,21 @@ class _Lame(RolloutWorker):
         super().__init__(slots)
 
 
+class _LamePool(Pool):
+    def __init__(self, lock: Path) -> None:
+        self._lame = ray.remote(num_cpus=0)(_Lame)
+        self._lock = lock
+        super().__init__(3, 8)
+
+    def _start(self) -> Any:
+        return self._lame.remote(8, self._lock)
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_workers_that_cannot_start_do_not_end_a_pool_in_which_others_work(
-    trained: Path, undisturbed: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    actor = ray.remote(num_cpus=0)(_Lame)
-    monkeypatch.setattr(Pool, "_start", lambda pool: actor.remote(8, tmp_path / "taken"))
-    with Pool(3, 8) as pool:
+    with _LamePool(tmp_path / "taken") as pool:
         eventually(lambda: pool.poll() or pool.whereabouts)
         pool.submit(job_of(trained), range(200))
         assert drain(pool).sort_by("index").equals(undisturbed.slice(0, 200))
@@ -162,8 +171,8 @@ def test_a_stopped_worker_is_replaced_and_its_episodes_run_again(
             stopped.append(rollout_workers()[0])
             stopped[0].suspend()
 
-    with LazyPool(PoolShape(2, 8, patience=3)) as pool:
-        (table,) = evaluate_all([one], EPISODES, pool, progress=stop).tables
+    with LazyPool(PoolShape(2, 8, patience=3)) as lazy:
+        (table,) = evaluate_all([one], EPISODES, lazy, progress=stop).tables
     assert table.equals(undisturbed)
     assert "a rollout worker was lost (it said nothing for 3 seconds)" in caplog.text
 
@@ -242,9 +251,8 @@ def faults(ray_session: int) -> Iterator[Path]:
 
 
 def walked(walkers: Path, out: Path | None, episodes: int, shape: PoolShape, *, retry_errors: bool = False) -> pa.Table:
-    one = Evaluation.of(walkers, out)
-    with LazyPool(shape) as pool:
-        return evaluate_all([one], episodes, pool, retry_errors=retry_errors).tables[0]
+    with LazyPool(shape) as lazy:
+        return evaluate_all([Evaluation.of(walkers, out)], episodes, lazy, retry_errors=retry_errors).tables[0]
 
 
 def errors(walkers: Path, out: Path) -> dict[int, str]:
@@ -332,6 +340,8 @@ def test_all_who_wait_for_a_service_hear_that_its_pool_failed(
         thread.join(timeout=60)
     ask(Split.REPORT)  # and who asks later
     assert len(heard) == 3
+    with pytest.raises(PoolError):
+        service.check()
     service.close()
 
 

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bet import tasks
@@ -195,6 +197,35 @@ def test_a_torn_part_is_set_aside_with_a_warning_and_its_episodes_are_missing_ag
         assert indices(ledger) == [2]
     assert torn.with_suffix(".corrupt").exists()
     assert indices(ledger) == [2]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_never_changes_a_row(tmp_path: Path, place: float, bit: int) -> None:
+    ledger = Ledger(tmp_path / str(uuid4()), TASK)
+    ledger.append(*rows(list(range(20))))
+    (part,) = (ledger.run / "episodes" / PARTS).glob("*.parquet")
+    damaged = bytearray(part.read_bytes())
+    damaged[int(place * len(damaged))] ^= 1 << bit
+    part.write_bytes(damaged)
+    with warnings.catch_warnings(), suppress(RunError):  # a column's name
+        warnings.simplefilter("ignore")
+        found = ledger.read()
+        assert found.num_rows == 0 or found.equals(rows(list(range(20)))[0])
+
+
+def test_an_exception_while_episodes_are_recorded_leaves_nothing_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path, TASK)
+
+    def interrupted(rows: pa.Table) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger.episodes, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.append(*rows([0, 1]))
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_a_part_that_somebody_publishes_meanwhile_is_read_from_where_it_went(
