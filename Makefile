@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench soak
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -26,3 +26,7 @@ bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pusht_env
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.scale
+
+soak: .venv/.ready  ## ten minutes of random faults, then every table compared
+	$(BIN)/python -m tests.soak --minutes 10
