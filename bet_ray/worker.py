@@ -191,15 +191,17 @@ class RolloutWorker:
         over: Sequence[str],
         seconds: float,
         more: bool,
+        rested: bool,
     ) -> Moment:
         """Take on new episodes, run for `seconds`, return what finished.
 
         `jobs` holds references to the `Job`s that this worker meets for the first time, each inside a list so that Ray
-        does not fetch it; `over` names jobs to forget. `more`: other episodes wait that no worker has. Raises
+        does not fetch it; `over` names jobs to forget. `more`: other episodes wait that no worker has;
+        `rested`: this one was not asked anything for a while. Raises
         `PoolError` when this node cannot run a job.
         """
         began = time.perf_counter()
-        if self._left is not None:
+        if self._left is not None and not rested:
             self._usage.seconds += began - self._left
         for name in over:
             if (done := self._active.pop(name, None)) is not None:
@@ -223,7 +225,7 @@ class RolloutWorker:
             if more or waiting:
                 self._usage.busy_before_tail += busy
                 self._usage.slots_before_tail += self._slots
-            if more and not waiting and time.perf_counter() - began > HUNGRY_SECONDS:
+            if more and new and not waiting and time.perf_counter() - began > HUNGRY_SECONDS:
                 break  # before slots run empty
         reports = [self._report(name, results) for name, results in finished.items()]
         self._left = time.perf_counter()
