@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench soak
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -26,3 +26,6 @@ bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pusht_env
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training
+
+soak: .venv/.ready  ## a long random campaign of faults: processes killed, stopped and interrupted, files torn
+	$(BIN)/python -m tests.soak --minutes 10
