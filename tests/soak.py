@@ -240,6 +240,8 @@ def play(subject: Subject, run: Path, dice: random.Random, until: float, say: Ca
         for process in one.paused if dice.random() < 0.5 else []:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
+        if not one.workers() and dice.random() < 0.9:
+            continue  # most faults are to meet work
         fault = dice.choices(list(FAULTS), list(FAULTS.values()))[0]
         try:
             what = fault(one)
