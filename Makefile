@@ -17,7 +17,7 @@ demo: .venv/.ready  ## point mass 2: generate demonstrations, sweep, measure the
 
 test: check  ## lint, types, every test
 	$(BIN)/pytest -n 2 -m 'not slow'
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 check: .venv/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
