@@ -26,6 +26,7 @@ bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pusht_env
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.scale
 
-soak: .venv/.ready  ## a long random campaign of faults: processes killed, stopped and interrupted, files torn
+soak: .venv/.ready  ## ten minutes of random faults, then every table compared
 	$(BIN)/python -m tests.soak --minutes 10

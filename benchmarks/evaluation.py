@@ -454,14 +454,11 @@ def figure(results: Sequence[dict[str, Any]]) -> go.Figure:
             panels.add_trace(
                 go.Bar(
                     x=middle,
-                    y=[rate["name"] for rate in mine],
+                    y=[f"{rate['name']}   <b>{value:,.0f}</b>" for rate, value in zip(mine, middle, strict=True)],
                     orientation="h",
                     name=kind.value,
                     marker_color=colour,
                     showlegend=row == 1,
-                    text=[f"{value:,.0f}" for value in middle],
-                    textposition="outside",
-                    cliponaxis=False,
                     error_x={
                         "array": [max(rate["rounds"]) - value for rate, value in zip(mine, middle, strict=True)],
                         "arrayminus": [value - min(rate["rounds"]) for rate, value in zip(mine, middle, strict=True)],
@@ -473,8 +470,8 @@ def figure(results: Sequence[dict[str, Any]]) -> go.Figure:
             )
         panels.update_xaxes(title_text="policy steps per second", row=row, col=1)
         panels.update_yaxes(autorange="reversed", row=row, col=1)
-    panels = styled(panels, height=110 + 330 * len(results), top=40, right=70)
-    return panels.update_layout(margin={"l": 220}, barmode="overlay")
+    panels = styled(panels, height=110 + 330 * len(results), top=40)
+    return panels.update_layout(margin={"l": 270}, barmode="overlay")
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def made_up(name: str, leases: Sequence[Lease], where: Whereabouts) -> Report:
 def in_process(workers: int, episodes: int, each: int, run: Path) -> Cost:
     """The driver's own work, without Ray."""
     cost = Cost("in process", workers, episodes, each)
-    dispatcher, recorder = Dispatcher(SLOTS), Recorder(Ledger(run, TASK))
+    dispatcher, recorder = Dispatcher(SLOTS, workers), Recorder(Ledger(run, TASK))
     where = Whereabouts("0" * 56, "0" * 32, 1)
     backlog: list[deque[Lease]] = [deque() for _ in range(workers)]
     with cost.counting("leases"):
@@ -120,8 +120,8 @@ def in_process(workers: int, episodes: int, each: int, run: Path) -> Cost:
             done += sum(map(len, finished))
             _record(cost, recorder, finished)
             cost.look(done)
-    with cost.counting("publishing"):
-        recorder.close()
+    with cost.counting("publishing"), recorder:
+        pass
     cost.wall = time.perf_counter() - began
     return cost
 
@@ -145,7 +145,7 @@ class Crowd:
         return Whereabouts("elsewhere", f"{worker:032d}", 0)
 
     async def advance(
-        self, worker: int, new: Sequence[Lease], jobs: object, over: object, seconds: float, more: bool
+        self, worker: int, new: Sequence[Lease], jobs: object, over: object, seconds: float, more: bool, rested: bool
     ) -> Moment:
         mine = self._backlog[worker]
         mine.extend(new)
@@ -213,8 +213,8 @@ def with_actors(workers: int, episodes: int, each: int, run: Path) -> Cost:
                 done += sum(map(len, finished))
                 _record(cost, recorder, finished)
                 cost.look(done)
-            with cost.counting("publishing"):
-                recorder.close()
+            with cost.counting("publishing"), recorder:
+                pass
             cost.wall = time.perf_counter() - began
     return cost
 

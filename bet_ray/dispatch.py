@@ -10,6 +10,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from uuid import uuid4
 
 import pyarrow as pa
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 POISON_DEATHS = 3  # an episode that took this many workers down, with nothing beside it, ends as an error
 POISON_HANGS = 2  # the same of workers that hung: each costs a minute, and one of them can be a computer's own trouble
-FRUITLESS_DEATHS = 10  # times the workers, before any episode ended: not an episode is at fault
+FRUITLESS_DEATHS = 10  # times the workers, before any episode of a job ended: not an episode is at fault
+NEVER_ENDS = "the workers that ran this policy's episodes died or hung, one and all"
 HANGS_COUNT = 3  # times a death
 
 
@@ -55,6 +57,10 @@ class _Work:
     alone: Counter[tuple[int, bool]] = field(default_factory=Counter)
     """Workers lost with nothing but one episode: by episode, and whether they hung."""
     done: int = 0
+    fruitless: int = 0
+    """Workers that died, before any of its episodes ended."""
+    hopeless: bool = False
+    """Its episodes do nothing but kill workers: all that are left end as errors."""
 
     @property
     def waiting(self) -> int:
@@ -87,8 +93,8 @@ class Dispatcher:
     `lose` takes its leases back. Raises `PoolError` when workers do nothing but die.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, actors: int) -> None:
+        self._slots, self._actors = slots, actors
         self._work: dict[str, _Work] = {}
         self._open: dict[str, _Work] = {}  # with something to hand out, in order
         self._workers: dict[int, _Worker] = {}
@@ -96,8 +102,7 @@ class Dispatcher:
         self._leased = 0
         self.waiting = 0
         """Episodes that no worker has and that may run beside others."""
-        self._fruitless = 0
-        self._crew = 2  # the most workers there were
+        self._ended = False  # any episode, of any job
 
     @property
     def idle(self) -> bool:
@@ -128,7 +133,6 @@ class Dispatcher:
     def join(self, worker: int) -> None:
         """A worker is there, without leases."""
         self._workers[worker] = _Worker()
-        self._crew = max(self._crew, len(self._workers))
 
     def assign(self, worker: int) -> list[Lease]:
         """New leases for a worker, so that its slots stay full until it asks again."""
@@ -138,11 +142,11 @@ class Dispatcher:
             return []
         found.apart = False
         # Enough to outlast the next report; near the end no more than a fair share.
-        share = -(-(self.waiting + self._leased) // len(self._workers))
+        share = -(-(self.waiting + self._leased) // max(len(self._workers), self._actors))  # some are still to come
         count = min(self._slots + max(self._slots, 2 * found.pace), share) - len(found.leases)
         leases: list[Lease] = []
         for name, work in list(self._open.items()):
-            whole = not (work.apart and self._wary)
+            whole = not (work.apart and self._wary(work))
             taken = work.take(name, max(count - len(leases), 0)) if work.waiting and whole else []
             leases += taken
             self.waiting -= len(taken)
@@ -167,8 +171,7 @@ class Dispatcher:
         found = self._workers[worker]
         found.pace = sum(len(report.indices) for report in reports)
         finished = []
-        if reports:
-            self._fruitless = -1  # never again
+        self._ended |= bool(reports)
         for arrived in reports:
             for index in arrived.indices:
                 del found.leases[arrived.job, index]
@@ -176,8 +179,11 @@ class Dispatcher:
             finished.append(self._book(arrived))
         return finished
 
-    def lose(self, worker: int, *, hung: bool = False) -> list[Finished]:
-        """A worker is gone, or hung and was killed: its episodes run again; those given up end as errors."""
+    def lose(self, worker: int, *, hung: bool = False, began: bool = True) -> list[Finished]:
+        """A worker is gone, or hung and was killed: its episodes run again; those given up end as errors.
+
+        `began`: it may have run some. One that died while it rested had done nothing with what it was given since.
+        """
         lost = self._workers.pop(worker)
         self._draining.discard(worker)
         self._leased -= len(lost.leases)
@@ -188,26 +194,58 @@ class Dispatcher:
         for name, indices in by_job.items():
             work = self._work[name]
             self._open = {name: work} | self._open  # what runs again comes first
+            if not began and not lost.apart:
+                self._again(work, indices)
+                continue
             for index in indices:
                 work.attempts[index] = work.attempts.get(index, 1) + 1
+            work.fruitless += HANGS_COUNT if hung else 1
+            if work.hopeless:
+                finished.append(self._fail(name, indices, NEVER_ENDS))
+                continue
             if len(lost.leases) == 1:
                 finished += self._blame(name, indices[0], hung)
-                continue
-            suspects = [index for index in indices if lost.apart or hung or work.attempts[index] > 2]
-            work.apart.extend(quarters(suspects))
-            again = [index for index in indices if index not in set(suspects)]
-            work.again.extend(again)
-            self.waiting += len(again)
-        if self._fruitless >= 0:
-            self._fruitless += HANGS_COUNT if hung else 1
-            if self._fruitless >= FRUITLESS_DEATHS * self._crew:
-                raise PoolError(f"rollout workers do nothing but {'hang' if hung else 'die'}, and no episode ends")
+            else:
+                suspects = [index for index in indices if lost.apart or hung or work.attempts[index] > 2]
+                work.apart.extend(quarters(suspects))
+                self._again(work, [index for index in indices if index not in set(suspects)])
+            if work.done == 0 and work.fruitless >= FRUITLESS_DEATHS * self._actors:
+                finished.append(self._abandon(name, hung))
         return finished
 
-    @property
-    def _wary(self) -> bool:
+    def _again(self, work: _Work, indices: Sequence[int]) -> None:
+        work.again.extend(indices)
+        self.waiting += len(indices)
+
+    def _wary(self, work: _Work) -> bool:
         """No episode ends beside others: smaller groups come first, for one bad episode in ten looks the same."""
-        return self._fruitless >= FRUITLESS_DEATHS * self._crew // 4
+        return work.done == 0 and work.fruitless >= FRUITLESS_DEATHS * self._actors // 4
+
+    def _abandon(self, name: str, hung: bool) -> Finished:
+        """End a job none of whose episodes ends. Raises `PoolError` where no other's did either."""
+        if not self._ended:
+            raise PoolError(f"rollout workers do nothing but {'hang' if hung else 'die'}, and no episode ends")
+        work = self._work[name]
+        work.hopeless = True
+        left = [*work.again, *chain(*work.apart), *work.indices[work.given :]]
+        self.waiting -= work.waiting
+        work.given = len(work.indices)
+        work.again.clear()
+        work.apart.clear()
+        log.error(
+            "all %d episodes of policy %s were given up: %s", len(left), work.job.source.policy_digest, NEVER_ENDS
+        )
+        return self._fail(name, left, NEVER_ENDS)
+
+    def _fail(self, name: str, indices: Sequence[int], reason: str) -> Finished:
+        """End episodes as errors."""
+        work = self._work[name]
+        protocol, split = work.job.recipe.protocol, work.job.split
+        rows = [
+            (failed(protocol, split, index, reason), Lease(name, index, work.attempts.get(index, 1)), None)
+            for index in indices
+        ]
+        return self._book(report(work.job, name, rows, HERE))
 
     def _blame(self, name: str, index: int, hung: bool) -> list[Finished]:
         """A worker died that ran nothing else."""
@@ -217,11 +255,10 @@ class Dispatcher:
         if work.alone[index, hung] < limit:
             work.apart.append([index])
             return []
-        attempts = work.attempts[index] - 1
+        work.attempts[index] -= 1
         reason = f"the {limit} workers that ran it alone {'hung' if hung else 'died'}"
         log.error("episode %d was given up: %s", index, reason)
-        result = failed(work.job.recipe.protocol, work.job.split, index, reason)
-        return [self._book(report(work.job, name, [(result, Lease(name, index, attempts), None)], HERE))]
+        return [self._fail(name, [index], reason)]
 
     def _tidy(self, name: str) -> None:
         work = self._open[name]

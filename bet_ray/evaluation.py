@@ -211,7 +211,11 @@ def evaluate_all(
     distinct = {one.identity: one for one in evaluations}
     missing = {key: one.missing(episodes, retry_errors=retry_errors) for key, one in distinct.items()}
     collected = {key: [episodes_schema(one.task).empty_table()] for key, one in distinct.items()}
-    ledgers = {one.ledger.run.resolve(): one.ledger for one in distinct.values() if one.ledger}
+    ledgers: dict[Path, Ledger] = {}
+    for ledger in (one.ledger for one in distinct.values() if one.ledger):
+        other = ledgers.setdefault(ledger.run.resolve(), ledger)
+        if other.task.name != ledger.task.name:
+            raise RunError(f"{ledger.run}: episodes of {other.task.name} and of {ledger.task.name} need an --out each")
     ran, total = 0, episodes * len(distinct)
     before = total - sum(map(len, missing.values()))
     began = ready = time.monotonic()
@@ -284,7 +288,7 @@ def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second
         amend_manifest(
             one.ledger.run, one.task.name, lambda manifest: manifest.setdefault(EVALUATIONS, []).append(entry)
         )
-    except OSError as error:  # the rows are safe, and say what was found
+    except (OSError, RunError) as error:  # the rows are safe, and say what was found
         log.warning("%s: the manifest does not tell of this evaluation: %s", one.ledger.run, error)
 
 

@@ -21,9 +21,10 @@ from filelock import FileLock, Timeout
 
 from bet.rollout import End
 from bet.tasks import SimulatedTask
-from bet_ray.manifest import LOCK, TURN_SECONDS, RunError
+from bet_ray.manifest import LOCK, MANIFEST, TURN_SECONDS, RunError, read_manifest
 from bet_ray.results import (
     END,
+    ERROR,
     EXECUTION,
     KEY,
     STEP_KEY,
@@ -37,7 +38,7 @@ from bet_ray.results import (
 log = logging.getLogger(__name__)
 
 PARTS = "_parts"
-NEW = "_new"  # marks rows that come from a part
+PLACE = "_place"  # of a row among those of the parts; -1 for one that is published
 
 
 class Table:
@@ -73,20 +74,27 @@ class Table:
         parts = {file: table for file in self._parts() if (table := _read(file, self.schema)) is not None}
         if not parts:
             return
-        published = {file: table for file in self._published() if (table := _read(file, self.schema)) is not None}
-        marked = [
-            table.append_column(NEW, pa.repeat(new, table.num_rows))
-            for tables, new in ((published, False), (parts, True))
-            for table in tables.values()
+        new, files = pa.concat_tables(parts.values()), self._published()
+        # Of what is published only the columns that `unique_rows` looks at: it may be much.
+        names = [*self.key, *(name for name in (END, ERROR) if name in self.schema.names)]
+        schema = pa.schema([self.schema.field(name) for name in names])
+        found = (_read(file, schema, whole=False) for file in files)
+        old = pa.concat_tables([schema.empty_table(), *filter(None, found)])
+        both = [
+            old.append_column(PLACE, pa.repeat(-1, len(old))),
+            new.select(names).append_column(PLACE, pa.array(range(len(new)), pa.int64())),
         ]
-        rows = unique_rows(pa.concat_tables(marked), self.key)  # of equal ones the first, which is a published one
-        fresh = rows.filter(pc.field(NEW))
+        places = unique_rows(pa.concat_tables(both), self.key).column(PLACE).to_numpy()
+        fresh = places[places >= 0]  # of equal rows the first stays, which is a published one
         superseded: list[Path] = []
-        if rows.num_rows - fresh.num_rows < sum(table.num_rows for table in published.values()):
-            # Two processes that could not take turns, or an error that was made good: all files become one.
-            fresh, superseded = rows, list(published)
-        if fresh.num_rows:
-            write_table(fresh.drop_columns(NEW), self.folder / f"{uuid4().hex}.parquet")
+        if len(places) - len(fresh) < len(old):
+            # Two processes that could not take turns, or an error that was made good: all files become one, under the
+            # name of the first, so that readers of a single one see the old or the new.
+            everything = [table for file in files if (table := _read(file, self.schema)) is not None]
+            write_table(unique_rows(pa.concat_tables([*everything, new]), self.key), files[0])
+            superseded = files[1:]
+        elif len(fresh):
+            write_table(new.take(fresh), self.folder / f"{uuid4().hex}.parquet")
         for file in (*superseded, *parts):
             file.unlink(missing_ok=True)
 
@@ -149,6 +157,11 @@ class Ledger:
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
                 raise RunError(f"{there}: cannot be written to; choose another --out")
+        lock = self.run / LOCK
+        if lock.exists() and not os.access(lock, os.W_OK):
+            raise RunError(f"{lock}: cannot be written to; choose another --out")
+        if (self.run / MANIFEST).exists():
+            read_manifest(self.run)
 
     def publish(self) -> None:
         """Publish the parts of all tables; while another process is at it they stay parts, as good to read."""
@@ -162,15 +175,22 @@ class Ledger:
             log.info("%s: another process is publishing", self.run)
 
 
-def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None) -> pa.Table | None:
-    """The rows of a file; None for one that has gone, and for a torn one, which is set aside.
+def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None, *, whole: bool = True) -> pa.Table | None:
+    """The columns of a file that a schema names, all there are if `whole`.
+
+    None for a file that has gone, and for a torn one, which is set aside.
 
     Raises `RunError` for a sound file of another kind, and `OSError` when the machine is at fault and not the file.
     """
     try:
-        if pq.read_schema(file).names != schema.names:
+        names = pq.read_schema(file).names
+        known = [name for name in schema.names if name in names]
+        if whole and (set(names) - set(schema.names) or set(schema.names) - {*names, ERROR}):
             raise RunError(f"{file}: holds other columns than episodes of this task have; use another --out")
-        return pq.read_table(file, filters=where, page_checksum_verification=True).cast(schema)
+        table = pq.read_table(file, columns=known, filters=where, page_checksum_verification=True)
+        if ERROR in schema.names and ERROR not in names:  # files of an earlier version
+            table = table.append_column(ERROR, pa.nulls(len(table), pa.string()))
+        return table.select(schema.names).cast(schema)
     except FileNotFoundError:  # published, or set aside, by another process
         return None
     except (MemoryError, pa.ArrowCancelled):  # which Arrow also calls its exceptions

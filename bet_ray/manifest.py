@@ -34,6 +34,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> None:
     """Record what is about to run. `kind` is train, sweep or eval; `what` its resolved settings and digests."""
+    run.mkdir(parents=True, exist_ok=True)
+    with FileLock(run / LOCK, timeout=TURN_SECONDS):
+        _write_manifest(run, kind, task, what)
+
+
+def _write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> None:
     manifest = {
         **_added(run),
         "kind": kind,
@@ -54,7 +60,7 @@ def amend_manifest(run: Path, task: str, amend: Callable[[dict[str, Any]], None]
     """
     with FileLock(run / LOCK, timeout=TURN_SECONDS):
         if not (run / MANIFEST).exists():
-            write_manifest(run, "eval", task, {})
+            _write_manifest(run, "eval", task, {})
         manifest = read_manifest(run)
         amend(manifest)
         write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -39,6 +39,8 @@ class _Worker:
     """None until it has started."""
     knows: set[str] = field(default_factory=set)
     """Jobs it was told of."""
+    rested: bool = False
+    """It had nothing to do before the call that it is asked now."""
     call: ray.ObjectRef | None = None
     silent: float = 0.0
     """Seconds since the call, as far as this process was there to see them."""
@@ -67,7 +69,7 @@ class Pool:
         self._slots = slots
         self._actor = ray.remote(num_cpus=cpus_per_actor, max_restarts=0)(RolloutWorker)
         self._seconds = max(SLICE_SECONDS, actors * SLICE_PER_WORKER)
-        self._dispatcher = Dispatcher(slots)
+        self._dispatcher = Dispatcher(slots, actors)
         self._jobs: dict[str, ray.ObjectRef] = {}
         self._failed_starts = 0
         self._failure: PoolError | None = None
@@ -132,6 +134,9 @@ class Pool:
                 finished += step()
             except PoolError as error:
                 self._failure = error
+        for done in finished:
+            if not self._dispatcher.active(done.job):
+                self._jobs.pop(done.job, None)
         if self._failure is not None and not finished:
             raise self._failure
         return finished
@@ -156,6 +161,7 @@ class Pool:
             if isinstance(error, RayTaskError) and not isinstance(error.cause, MemoryError):
                 raise PoolError(f"a rollout worker cannot run: {_reason(error)}") from error  # it lives and says why
             return self._lost(worker, _reason(error))
+        worker.rested = False
         if isinstance(answer, Whereabouts):
             worker.here, self._failed_starts, self._alone_since = answer, 0, None
             self.ready_at = min(self.ready_at, time.monotonic())
@@ -165,9 +171,6 @@ class Pool:
         self._usage += answer.usage
         finished = self._dispatcher.accept(worker.number, answer.reports)
         self._call(worker)
-        for done in finished:
-            if not self._dispatcher.active(done.job):
-                self._jobs.pop(done.job, None)
         return finished
 
     def _hire(self) -> None:
@@ -184,6 +187,7 @@ class Pool:
         new = self._dispatcher.assign(worker.number)
         if not self._dispatcher.has_leases(worker.number):
             self._resting.add(worker.number)
+            worker.rested = True
             return
         self._resting.discard(worker.number)
         names = {lease.job for lease in new}
@@ -191,7 +195,8 @@ class Pool:
         over = {name for name in worker.knows if not self._dispatcher.active(name)}
         worker.knows = worker.knows - over | names
         more = self._dispatcher.waiting > 0
-        self._await(worker, worker.handle.advance.remote(new, jobs, tuple(over), self._seconds, more))
+        call = worker.handle.advance.remote(new, jobs, tuple(over), self._seconds, more, worker.rested)
+        self._await(worker, call)
 
     def _await(self, worker: _Worker, call: ray.ObjectRef) -> None:
         worker.call, worker.silent = call, 0.0
@@ -230,7 +235,7 @@ class Pool:
         self._hire()
         if not self.whereabouts:
             self._alone_since = time.monotonic()
-        return self._dispatcher.lose(worker.number, hung=hung)
+        return self._dispatcher.lose(worker.number, hung=hung, began=not worker.rested)
 
     def _fire(self, worker: _Worker) -> None:
         del self._workers[worker.number]

@@ -14,7 +14,7 @@ from bet_ray.ledger import Ledger
 from bet_ray.pool import Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import unique_rows
-from bet_ray.worker import Job
+from bet_ray.worker import Job, PoolError
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class RolloutService:
         try:
             with Recorder(self._ledger) as recorder:
                 self._serve(recorder)
+            self._failure = PoolError("the rollout service is closed")
         except Exception as error:
             self._failure = error  # which all who wait will hear
             log.exception("the rollout service ends")

@@ -28,6 +28,8 @@ from bet_ray.results import EpisodeSource, episodes_table, execution_table, traj
 
 log = logging.getLogger(__name__)
 
+HUNGRY_SECONDS = 0.02  # after which a worker without a backlog asks for more: long against a 1 ms round trip
+
 
 class PoolError(FailedRunError):
     """Workers cannot run; the message says why."""
@@ -45,6 +47,8 @@ class Job:
     keep_trajectories: bool = False
     inference: Inference | None = None
     """Who computes actions; None: the workers."""
+    fingerprint: str | None = None
+    """`Policy.fingerprint` where the job was made; None: not compared."""
 
     @classmethod
     def of(
@@ -59,9 +63,10 @@ class Job:
         """Raises `UsageError` here, not in a worker, when the policy does not fit the protocol."""
         Rollout(policy, recipe, split, 1).close()
         source = EpisodeSource.of(policy, recipe.protocol, split)
+        job = cls(source, policy.pack(), recipe, split, keep_trajectories, inference)
         if inference is not None:
-            source = replace(source, numerics=inference.numerics)
-        return cls(source, policy.pack(), recipe, split, keep_trajectories, inference)
+            return replace(job, source=replace(source, numerics=inference.numerics))
+        return replace(job, fingerprint=policy.fingerprint(recipe.protocol.batch_size))
 
 
 @dataclass(frozen=True)
@@ -186,15 +191,17 @@ class RolloutWorker:
         over: Sequence[str],
         seconds: float,
         more: bool,
+        rested: bool,
     ) -> Moment:
         """Take on new episodes, run for `seconds`, return what finished.
 
         `jobs` holds references to the `Job`s that this worker meets for the first time, each inside a list so that Ray
-        does not fetch it; `over` names jobs to forget. `more`: other episodes wait that no worker has. Raises
+        does not fetch it; `over` names jobs to forget. `more`: other episodes wait that no worker has;
+        `rested`: this one was not asked anything for a while. Raises
         `PoolError` when this node cannot run a job.
         """
         began = time.perf_counter()
-        if self._left is not None:
+        if self._left is not None and not rested:
             self._usage.seconds += began - self._left
         for name in over:
             if (done := self._active.pop(name, None)) is not None:
@@ -212,12 +219,14 @@ class RolloutWorker:
                 busy += len(active.running) + len(results) - before
                 if results:
                     finished.setdefault(name, []).extend(results)
-            waits = more or any(active.waiting for active in self._active.values())
+            waiting = any(active.waiting for active in self._active.values())
             self._usage.busy += busy
             self._usage.slots += self._slots
-            if waits:
+            if more or waiting:
                 self._usage.busy_before_tail += busy
                 self._usage.slots_before_tail += self._slots
+            if more and new and not waiting and time.perf_counter() - began > HUNGRY_SECONDS:
+                break  # before slots run empty
         reports = [self._report(name, results) for name, results in finished.items()]
         self._left = time.perf_counter()
         self._usage.seconds += self._left - began
@@ -238,6 +247,11 @@ class RolloutWorker:
             raise PoolError(
                 f"this node computes with {policy.numerics!r}, the episodes were asked for with "
                 f"{job.source.numerics!r}; run on nodes of one kind"
+            )
+        if job.fingerprint not in (None, policy.fingerprint(job.recipe.protocol.batch_size)):
+            raise PoolError(
+                f"this node computes other bits than the one that asked for the episodes, though both have "
+                f"{policy.numerics!r}: their CPUs differ; run on nodes of one kind"
             )
         return _Active(job, policy, Rollout(policy, job.recipe, job.split, self._slots))
 

@@ -114,9 +114,9 @@ def evaluate(
     shape = evaluation.PoolShape(actors or first.pool.actors, slots or first.pool.slots, patience)
     kept = ", ".join(sorted({f"{one.ledger.run}/episodes" for one in planned if one.ledger}))
     with resumable(f"finished episodes are kept in {kept}"):
-        if autotune:
-            to_run = sum(len(one.missing(episodes, retry_errors=retry_errors)) for one in planned)
-            shape = _tuned(planned[0], max(to_run, 1), shape)
+        to_run = sum(len(one.missing(episodes, retry_errors=retry_errors)) for one in planned) if autotune else 0
+        if to_run:
+            shape = _tuned(planned[0], to_run, shape)
         with progress_bar() as bar:
             name = planned[0].task.name if len(planned) == 1 else counted(len(planned), "policy", "policies")
             line = bar.add_task(f"{name} episodes", total=episodes * len(planned))

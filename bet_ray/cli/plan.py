@@ -90,7 +90,7 @@ def plan(
         f"of {counted(found.episodes, 'recorded episode')}"
         if found and rate is None
         else "given"
-        if rate
+        if rate is not None
         else "assumed"
     )
     console.print(f"success rate {base:.3g} ({origin}) against {other:.3g}")

@@ -27,7 +27,7 @@ class Crew:
     """Workers without simulators: each finishes its leases, or dies with them."""
 
     def __init__(self, workers: int) -> None:
-        self.dispatcher = Dispatcher(SLOTS)
+        self.dispatcher = Dispatcher(SLOTS, workers)
         self.leases: dict[int, list[Lease]] = {}
         self.finished: list[Finished] = []
         self.hired = 0
@@ -211,3 +211,38 @@ def test_episodes_start_in_the_order_that_was_asked_for(indices: list[int]) -> N
     crew = Crew(1)
     crew.dispatcher.submit(job(), indices)
     assert [lease.index for lease in crew.assign(0)] == indices[: 2 * SLOTS]
+
+
+def test_workers_that_come_later_find_their_share() -> None:
+    crew = Crew(0)
+    crew.dispatcher = Dispatcher(SLOTS, 2)
+    crew.dispatcher.submit(job(), range(12))
+    crew.hire()
+    assert len(crew.assign(0)) == 6
+    crew.hire()
+    assert len(crew.assign(1)) == 6
+
+
+def test_a_worker_that_died_while_it_rested_is_held_against_no_episode() -> None:
+    crew = Crew(4)
+    name = crew.dispatcher.submit(job(), [7])
+    for worker in range(3):
+        crew.assign(worker)
+        del crew.leases[worker]
+        crew.finished += crew.dispatcher.lose(worker, began=False)
+        crew.hire()
+    crew.run(set())
+    assert ends(crew, name) == {7: "only made up"}
+    assert crew.execution().column("attempts").to_pylist() == [1]
+
+
+def test_a_policy_none_of_whose_episodes_ends_is_given_up_where_others_do_well() -> None:
+    crew = Crew(2)
+    well = crew.dispatcher.submit(job(), range(40))
+    crew.run(set())
+    bad = crew.dispatcher.submit(job("other"), range(100, 400))
+    crew.run(set(range(100, 400)))
+    assert set(ends(crew, well).values()) == {"only made up"}
+    assert sorted(ends(crew, bad)) == list(range(100, 400))
+    assert crew.hired < 6 * FRUITLESS_DEATHS
+    assert crew.dispatcher.waiting == 0

@@ -331,7 +331,7 @@ def test_all_who_wait_for_a_service_hear_that_its_pool_failed(
         except PoolError as error:
             heard.append(error)
 
-    waiting = [threading.Thread(target=ask) for _ in range(2)]  # the second waits for its twin
+    waiting = [threading.Thread(target=ask) for _ in range(2)]  # the second for what the first has under way
     for thread in waiting:
         thread.start()
     for thread in waiting:

@@ -20,7 +20,7 @@ from bet.protocol import episode_randomness
 from bet.rollout import End, EpisodeResult, failed
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import RunError
-from bet_ray.results import EpisodeSource, episodes_table, execution_table
+from bet_ray.results import EpisodeSource, episodes_table, execution_table, write_table
 
 TASK = tasks.get("pusht")
 SOURCE = EpisodeSource("policy", TASK.protocol.digest, "torch", "report", "pusht", TASK.protocol.name, 0)
@@ -76,15 +76,15 @@ def test_an_empty_ledger_reads_as_no_rows(tmp_path: Path) -> None:
 @settings(max_examples=25)
 @given(
     batches=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6, unique=True), min_size=1, max_size=6),
-    compact_after=st.sets(st.integers(0, 5)),
+    publish_after=st.sets(st.integers(0, 5)),
 )
 def test_no_episode_is_lost_or_counted_twice_however_parts_overlap(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], compact_after: set[int]
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], publish_after: set[int]
 ) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("run"), TASK)
     for number, batch in enumerate(batches):
         ledger.append(*rows(batch))
-        if number in compact_after:
+        if number in publish_after:
             ledger.publish()
     expected = sorted({index for batch in batches for index in batch})
     assert ledger.read().equals(rows(expected)[0])
@@ -268,3 +268,27 @@ def test_an_error_row_has_no_task_columns_but_counts_as_done(tmp_path: Path) -> 
     assert row["end"] == "error"
     assert row["best_coverage"] is None
     assert indices(ledger) == [4]
+
+
+def test_a_single_published_file_is_replaced_when_an_error_is_made_good(tmp_path: Path) -> None:
+    """Whoever reads it meanwhile sees the old or the new, and no row twice."""
+    ledger = Ledger(tmp_path, TASK)
+    error = failed(TASK.protocol, Split.REPORT, 0, "the simulator hung")
+    ledger.append(episodes_table(TASK, SOURCE, [error]), rows([0])[1])
+    ledger.publish()
+    before = sorted((tmp_path / "episodes").glob("*.parquet"))
+    ledger.append(*rows([0, 1]))
+    ledger.publish()
+    assert sorted((tmp_path / "episodes").glob("*.parquet")) == before
+    assert published(tmp_path).equals(rows([0, 1])[0])
+
+
+def test_a_table_of_an_earlier_version_without_errors_is_read_and_published(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    episodes, execution = rows([0, 1])
+    write_table(episodes, tmp_path / "episodes" / "old.parquet")
+    write_table(execution.drop_columns("error"), tmp_path / "execution" / "old.parquet")
+    ledger.append(*rows([2]))
+    ledger.publish()
+    assert ledger.execution.read().column("index").to_pylist() == [0, 1, 2]
+    assert indices(ledger) == [0, 1, 2]

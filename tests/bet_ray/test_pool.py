@@ -1,6 +1,7 @@
 """The pool gives the same table whatever its shape. What it does when workers die is in test_faults.py."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,6 +88,16 @@ def test_a_pool_whose_workers_cannot_start_says_so(trained: Path, monkeypatch: p
     with Pool(1, 4) as pool:
         pool.submit(job_of(trained), list(range(40)))
         with pytest.raises(PoolError, match="could not start: OSError: no such library"):
+            drain(pool)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_worker_that_computes_other_bits_under_the_same_numerics_is_refused(trained: Path) -> None:
+    job = job_of(trained)
+    assert job.fingerprint
+    with Pool(1, 4) as pool:
+        pool.submit(replace(job, fingerprint="of another CPU"), [0])
+        with pytest.raises(PoolError, match="this node computes other bits"):
             drain(pool)
 
 
