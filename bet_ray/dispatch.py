@@ -59,6 +59,8 @@ class _Work:
     done: int = 0
     fruitless: int = 0
     """Workers that died, before any of its episodes ended."""
+    excused: int = 0
+    """Workers that died with some of its episodes, maybe before they began."""
     hopeless: bool = False
     """Its episodes do nothing but kill workers: all that are left end as errors."""
 
@@ -182,7 +184,7 @@ class Dispatcher:
     def lose(self, worker: int, *, hung: bool = False, began: bool = True) -> list[Finished]:
         """A worker is gone, or hung and was killed: its episodes run again; those given up end as errors.
 
-        `began`: it may have run some. One that died while it rested had done nothing with what it was given since.
+        `began`: it surely ran some. One that died while it rested did nothing with what it was given since.
         """
         lost = self._workers.pop(worker)
         self._draining.discard(worker)
@@ -194,7 +196,8 @@ class Dispatcher:
         for name, indices in by_job.items():
             work = self._work[name]
             self._open = {name: work} | self._open  # what runs again comes first
-            if not began and not lost.apart:
+            if not began and not lost.apart and work.excused < self._actors:
+                work.excused += 1  # once a worker, for it can also have been what it was given
                 self._again(work, indices)
                 continue
             for index in indices:

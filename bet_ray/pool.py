@@ -235,7 +235,7 @@ class Pool:
         self._hire()
         if not self.whereabouts:
             self._alone_since = time.monotonic()
-        return self._dispatcher.lose(worker.number, hung=hung, began=not worker.rested)
+        return self._dispatcher.lose(worker.number, hung=hung, began=hung or not worker.rested)
 
     def _fire(self, worker: _Worker) -> None:
         del self._workers[worker.number]

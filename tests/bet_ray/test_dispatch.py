@@ -223,6 +223,17 @@ def test_workers_that_come_later_find_their_share() -> None:
     assert len(crew.assign(1)) == 6
 
 
+def test_an_episode_that_kills_workers_fresh_from_their_rest_is_given_up_too() -> None:
+    crew = Crew(2)
+    name = crew.dispatcher.submit(job(), [3])
+    for number in range(20):
+        if not crew.dispatcher.idle:
+            assert crew.assign(number)
+            crew.finished += crew.dispatcher.lose(number, began=False)
+            crew.hire()
+    assert ends(crew, name) == {3: "the 3 workers that ran it alone died"}
+
+
 def test_a_worker_that_died_while_it_rested_is_held_against_no_episode() -> None:
     crew = Crew(4)
     name = crew.dispatcher.submit(job(), [7])

@@ -249,9 +249,13 @@ def faults(ray_session: int) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def walked(walkers: Path, out: Path | None, episodes: int, shape: PoolShape, *, retry_errors: bool = False) -> pa.Table:
-    with LazyPool(shape) as lazy:
-        return evaluate_all([Evaluation.of(walkers, out)], episodes, lazy, retry_errors=retry_errors).tables[0]
+def walked(
+    walkers: Path, out: Path | None, episodes: int, pool: LazyPool | PoolShape, *, retry_errors: bool = False
+) -> pa.Table:
+    if isinstance(pool, PoolShape):
+        with LazyPool(pool) as lazy:
+            return walked(walkers, out, episodes, lazy, retry_errors=retry_errors)
+    return evaluate_all([Evaluation.of(walkers, out)], episodes, pool, retry_errors=retry_errors).tables[0]
 
 
 def errors(walkers: Path, out: Path) -> dict[int, str]:
@@ -263,27 +267,22 @@ def errors(walkers: Path, out: Path) -> dict[int, str]:
 def test_an_episode_at_fault_ends_alone_with_its_reason_and_a_retry_makes_it_good(
     walkers: Path, faults: Path, tmp_path: Path
 ) -> None:
-    shape = PoolShape(2, 2)
-    healthy = walked(walkers, None, 60, shape)
-    assert End.ERROR not in healthy.column("end").to_pylist()
-    write_faults(faults, {3: Fault.RAISE, 17: Fault.DIE, 18: Fault.DIE, 29: Fault.NAN, 41: Fault.RAISE})
-    table = walked(walkers, tmp_path, 60, shape)
     died, raised = "the 3 workers that ran it alone died", f"{FAULTY} raised ValueError: the block left the table"
-    assert errors(walkers, tmp_path) == {
-        3: raised,
-        17: died,
-        18: died,
-        29: NOT_FINITE_STEP,
-        41: raised,
-    }
-    good = ~pc.field("index").isin([3, 17, 18, 29, 41])
-    assert table.filter(good).equals(healthy.filter(good))
-    assert set(table.filter(~good).column("end").to_pylist()) == {End.ERROR}
-    assert not any(table.filter(~good).column("success").to_pylist())
+    reasons = {3: raised, 17: died, 18: died, 29: NOT_FINITE_STEP, 41: raised}
+    good = ~pc.field("index").isin(list(reasons))
+    with LazyPool(PoolShape(2, 2)) as pool:
+        healthy = walked(walkers, None, 60, pool)
+        assert End.ERROR not in healthy.column("end").to_pylist()
+        write_faults(faults, {3: Fault.RAISE, 17: Fault.DIE, 18: Fault.DIE, 29: Fault.NAN, 41: Fault.RAISE})
+        table = walked(walkers, tmp_path, 60, pool)
+        assert errors(walkers, tmp_path) == reasons
+        assert table.filter(good).equals(healthy.filter(good))
+        assert set(table.filter(~good).column("end").to_pylist()) == {End.ERROR}
+        assert not any(table.filter(~good).column("success").to_pylist())
 
-    faults.unlink()
-    assert walked(walkers, tmp_path, 60, shape).equals(table)  # errors are not run again unasked
-    assert walked(walkers, tmp_path, 60, shape, retry_errors=True).equals(healthy)
+        faults.unlink()
+        assert walked(walkers, tmp_path, 60, pool).equals(table)  # errors are not run again unasked
+        assert walked(walkers, tmp_path, 60, pool, retry_errors=True).equals(healthy)
     assert published(tmp_path).equals(healthy)
     assert errors(walkers, tmp_path) == {}
 
