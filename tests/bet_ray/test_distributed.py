@@ -18,6 +18,7 @@ from bet.config import Config, ConfigError, make_config
 from bet.errors import FailedRunError, UsageError
 from bet_ray import training
 from bet_ray.distributed import train_on_workers
+from bet_ray.manifest import LOCK, MANIFEST
 from bet_ray.training import HISTORY_JSON, WorkerCount, begin
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def test_two_workers_equal_one_listen_on_loopback_alone_and_leave_only_the_run(a
     assert set().union(*heard) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert best.val_loss == min(row["val_loss"] for row in losses(tmp_path))
     assert Policy.load(tmp_path).config == config
-    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "history.parquet", "policies"}
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK, MANIFEST, "history.parquet", "policies"}
 
 
 @pytest.mark.usefixtures("ray_session")
