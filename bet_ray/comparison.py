@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bet.config import Split, changed
+from bet.config import Split
 from bet.errors import UsageError
 from bet.measure import measure_difference
 from bet.metrics import SUCCESS
@@ -26,7 +26,6 @@ from bet_ray.evaluation import (
     PoolShape,
     Progress,
     evaluate_all,
-    load_policy,
     measurement,
     run_of,
 )
@@ -152,13 +151,12 @@ class Rivals:
         The split is that of the first where none is given. Raises `ComparisonError` where they could meet no episode in
         common; besides as `Evaluation.of`.
         """
-        a, b = load_policy(first), load_policy(second)
-        if a.config.task != b.config.task:
-            raise ComparisonError(f"{first} is a policy for {a.config.task} and {second} for {b.config.task}")
-        chosen = split or changed(a.config, settings).eval.split
-        rivals = cls(*(Evaluation.of(path, run_of(path), chosen, settings) for path in (first, second)))
-        _check_protocols((first, second), rivals.first.recipe.protocol, rivals.second.recipe.protocol)
-        return rivals
+        a = Evaluation.of(first, run_of(first), split, settings)
+        b = Evaluation.of(second, run_of(second), a.job.split, settings)
+        if a.task.name != b.task.name:
+            raise ComparisonError(f"{first} is a policy for {a.task.name} and {second} for {b.task.name}")
+        _check_protocols((first, second), a.recipe.protocol, b.recipe.protocol)
+        return cls(a, b)
 
     @property
     def both(self) -> tuple[Evaluation, Evaluation]:

@@ -28,7 +28,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.training import Epoch
 from bet.wording import counted
 from bet.workers import Workers
-from bet_ray.session import on_cluster, session
+from bet_ray.session import last_line, on_cluster, session
 from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train
 
 MAX_FAILURES = 3  # worker groups lost before the training is given up; its checkpoint stays
@@ -86,7 +86,7 @@ def train_on_workers(
             outcome = _followed(ThreadPoolExecutor(1).submit(trainer.fit), run, progress).return_value
         except TrainingFailedError as error:
             raise FailedRunError(
-                f"{run}: {MAX_FAILURES + 1} groups of workers failed: {_root(error)}; continue with --resume"
+                f"{run}: {MAX_FAILURES + 1} groups of workers failed: {last_line(error)}; continue with --resume"
             ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -142,7 +142,3 @@ def _followed(fit: Future[Result], run: Path, progress: Progress | None) -> Resu
 def _history(run: Path) -> list[Epoch]:
     files = list((run / "policies").glob(f"*/*/{HISTORY_JSON}"))
     return [Epoch(**row) for row in json.loads(files[0].read_text())] if files else []
-
-
-def _root(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]

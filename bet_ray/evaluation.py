@@ -88,19 +88,20 @@ class Evaluation:
         cls,
         path: Path,
         out: Path | None,
-        split: Split = Split.REPORT,
+        split: Split | None = None,
         settings: Mapping[str, Any] = NO_CHANGES,
         *,
         trajectories: bool = False,
         allow_mixed_numerics: bool = False,
         inference: Inference | None = None,
     ) -> "Evaluation":
-        """Reads the policy and checks everything; runs nothing.
+        """Reads the policy and checks everything; runs nothing. Without a split it is that of the settings.
 
         Raises `PolicyError`, `RunError`, `ConfigError`, `MixedNumericsError`.
         """
         policy = load_policy(path)
         recipe = recipe_of(policy, settings)
+        split = split or changed(policy.config, settings).eval.split
         job = Job.of(policy, recipe, split, keep_trajectories=trajectories, inference=inference)
         ledger = None if out is None else Ledger(out, tasks.simulated(policy.config.task))
         if ledger is not None and not allow_mixed_numerics:
@@ -211,11 +212,7 @@ def evaluate_all(
     distinct = {one.identity: one for one in evaluations}
     missing = {key: one.missing(episodes, retry_errors=retry_errors) for key, one in distinct.items()}
     collected = {key: [episodes_schema(one.task).empty_table()] for key, one in distinct.items()}
-    ledgers: dict[Path, Ledger] = {}
-    for ledger in (one.ledger for one in distinct.values() if one.ledger):
-        other = ledgers.setdefault(ledger.run.resolve(), ledger)
-        if other.task.name != ledger.task.name:
-            raise RunError(f"{ledger.run}: episodes of {other.task.name} and of {ledger.task.name} need an --out each")
+    ledgers = _ledgers(evaluations)
     ran, total = 0, episodes * len(distinct)
     before = total - sum(map(len, missing.values()))
     began = ready = time.monotonic()
@@ -267,6 +264,16 @@ def evaluate_all(
         ready - began,
         usage,
     )
+
+
+def _ledgers(evaluations: Sequence[Evaluation]) -> dict[Path, Ledger]:
+    """By run directory. Raises `RunError` where two tasks would share one."""
+    ledgers: dict[Path, Ledger] = {}
+    for ledger in (one.ledger for one in evaluations if one.ledger):
+        other = ledgers.setdefault(ledger.run.resolve(), ledger)
+        if other.task.name != ledger.task.name:
+            raise RunError(f"{ledger.run}: episodes of {other.task.name} and of {ledger.task.name} need an --out each")
+    return ledgers
 
 
 def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second: float, usage: Usage) -> None:

@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from bet.arithmetic import numerics
 from bet.errors import FailedRunError, UsageError
 from bet.policy import DRAW, Policy
-from bet_ray.session import on_cluster, session
+from bet_ray.session import last_line, on_cluster, session
 
 ANSWER_SECONDS = 30.0  # for a server to start again, and for a forward; less than the patience with workers
 
@@ -174,4 +174,4 @@ def _reason(error: RayError) -> str:
     """The last line of what Ray says, or what the actor raised."""
     if isinstance(error, RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"
-    return str(error).strip().splitlines()[-1]
+    return last_line(error)

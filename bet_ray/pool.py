@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from bet_ray.dispatch import Dispatcher, Finished
+from bet_ray.session import last_line
 from bet_ray.worker import Job, Moment, PoolError, RolloutWorker, Usage, Whereabouts
 
 log = logging.getLogger(__name__)
@@ -247,4 +248,4 @@ class Pool:
 
 def _reason(error: Exception) -> str:
     """The last line of what Ray says, without its guesses at causes."""
-    return str(error).strip().splitlines()[-1].partition(" Worker exit detail:")[0]
+    return last_line(error).partition(" Worker exit detail:")[0]

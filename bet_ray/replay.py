@@ -16,7 +16,7 @@ from bet.policy import Policy
 from bet.protocol import Recipe
 from bet.rollout import End, EpisodeResult, Rollout, failed, raised
 from bet_ray.ledger import Ledger
-from bet_ray.results import EpisodeSource, episodes_table, trajectories_table
+from bet_ray.results import EpisodeSource, different_columns, episodes_table, trajectories_table
 from bet_ray.video import FPS, Film
 
 
@@ -72,10 +72,7 @@ def replay(
 
 def recorded(source: EpisodeSource, run: Path) -> pa.Table:
     """The rows that a run has of a policy, protocol and split, by index; of other numerics where there is no other."""
-    table = Ledger(run, tasks.simulated(source.task)).read()
-    for name, value in source.key.items():
-        if name != "numerics":
-            table = table.filter(pc.field(name) == value)
+    table = Ledger(run, tasks.simulated(source.task)).episodes.read(source.rows_of_any_numerics)
     own = table.filter(pc.field("numerics") == source.numerics)
     others = table.filter((pc.field("numerics") != source.numerics) & ~pc.field("index").isin(own.column("index")))
     return pa.concat_tables([own, others]).sort_by("index")
@@ -108,7 +105,7 @@ def compare(replay: Replay, source: EpisodeSource, run: Path) -> Match:
     if not rows:
         return Match.UNRECORDED
     (expected,) = episodes_table(tasks.simulated(source.task), source, [replay.result]).to_pylist()
-    if not any(_different(row, expected) for row in rows):
+    if not any(different_columns(row, expected) for row in rows):
         return Match.SAME
     if any(row["numerics"] != source.numerics for row in rows):
         return Match.OTHER_NUMERICS
@@ -138,11 +135,6 @@ def compare_steps(replay: Replay, policy: Policy, source: EpisodeSource, run: Pa
     if not kept:
         return None
     for step, (old, new) in enumerate(zip_longest(kept, again, fillvalue={})):
-        if columns := _different(old, new):
+        if columns := different_columns(old, new):
             return StepMatch(len(kept) - 1, step, columns)
     return StepMatch(len(kept) - 1)
-
-
-def _different(old: dict, new: dict) -> tuple[str, ...]:
-    """Columns whose values are not the same to the last bit: by what they spell, for NaN is not equal to itself."""
-    return tuple(name for name in {**old, **new} if repr(old.get(name)) != repr(new.get(name)))

@@ -1,6 +1,6 @@
 """The tables a run leaves behind: every parquet schema, and the only place that names a column."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from operator import and_
@@ -165,7 +165,13 @@ class EpisodeSource:
     @property
     def rows(self) -> pc.Expression:
         """Which rows of a run's tables are its own."""
-        return reduce(and_, (pc.field(name) == value for name, value in self.key.items()))
+        return self.rows_of_any_numerics & (pc.field("numerics") == self.numerics)
+
+    @property
+    def rows_of_any_numerics(self) -> pc.Expression:
+        """Which rows are its own, or would be but for where they were computed."""
+        shared = {name: value for name, value in self.key.items() if name != "numerics"}
+        return reduce(and_, (pc.field(name) == value for name, value in shared.items()))
 
 
 def episodes_table(task: SimulatedTask, source: EpisodeSource, results: Sequence[EpisodeResult]) -> pa.Table:
@@ -236,6 +242,11 @@ def unique_rows(table: pa.Table, key: Sequence[str] = KEY) -> pa.Table:
         column = table.column(name).to_numpy()
         fresh[1:] |= column[1:] != column[:-1]
     return table.filter(pa.array(fresh))
+
+
+def different_columns(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns of two rows that are not the same to the last bit: NaN is NaN, and 0.0 is not -0.0."""
+    return tuple(name for name in {**old, **new} if repr(old.get(name)) != repr(new.get(name)))
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -41,6 +41,11 @@ def session(cpus: int | None = None) -> Iterator[int]:
         ray.shutdown()
 
 
+def last_line(error: BaseException) -> str:
+    """What Ray says in the end, after its tracebacks."""
+    return str(error).strip().splitlines()[-1]
+
+
 def available_cpus() -> int:
     """Of the session that is or would be connected to. On a cluster, connects to see."""
     if ray.is_initialized() or on_cluster():

@@ -38,7 +38,7 @@ from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.manifest import earlier_manifest, write_manifest, write_text
 from bet_ray.results import trials_schema, write_table
 from bet_ray.service import RolloutService
-from bet_ray.session import session
+from bet_ray.session import last_line, session
 from bet_ray.sweep import Objective, Scheduler, Search, Sweep
 from bet_ray.tracking import Kind, Trackers, epoch_numbers, interval_numbers, tracking
 from bet_ray.training import Progress, SeedRun, set_best, trial_id, write_history
@@ -249,7 +249,7 @@ def _close_records(sweep: Sweep, run: Path, results: tune.ResultGrid) -> None:
     The scheduler stops a trial without a word to it; one that Tune gave up on ends as an error, to be tried again.
     """
     gave_up = {
-        trial_id(sweep.config(_setting(result.config))): str(result.error).strip().splitlines()[-1]
+        trial_id(sweep.config(_setting(result.config))): last_line(result.error)
         for result in results
         if result.error is not None and result.config is not None
     }

@@ -31,7 +31,7 @@ from bet_ray import pool as pools
 from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, check_numerics, evaluate_all
 from bet_ray.manifest import CERTIFICATE, RunError, amend_manifest, package_versions
 from bet_ray.pool import Pool
-from bet_ray.results import STEP_KEY, episodes_table, trajectories_table, unique_rows
+from bet_ray.results import STEP_KEY, different_columns, episodes_table, trajectories_table, unique_rows
 from bet_ray.session import session
 from bet_ray.worker import Job, Whereabouts, to_ipc
 
@@ -211,7 +211,7 @@ def merged(*found: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
 def _columns(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> tuple[str, ...]:
     if old is None or new is None:
         return ("missing",) if new is None else ("not in the reference",)
-    return tuple(name for name in old if repr(old[name]) != repr(new[name]))
+    return different_columns(old, new)
 
 
 def _by_episode(steps: pa.Table) -> dict[int, list[dict[str, Any]]]:

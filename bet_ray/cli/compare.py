@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bet.wording import counted
-from bet_ray.cli.console import console, progress_bar, resumable, split_named
+from bet_ray.cli.console import board, console, progress_bar, resumable, split_named
 
 if TYPE_CHECKING:
     from bet_ray.comparison import PolicyComparison
@@ -86,10 +86,7 @@ def compare(
 
 
 def _print_table(found: "PolicyComparison") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = board()
     for column in ("", "A", "B", "A - B", "p"):
         table.add_column(column, justify="left" if not column else "right")
     for metric in found.metrics:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from bet.errors import UsageError
@@ -81,6 +83,18 @@ def progress_bar(delay: float = 0.0) -> Iterator[Progress]:
         appear.cancel()
         appear.join()
         bar.stop()
+
+
+def board(title: str | None = None, title_style: str | None = None) -> Table:
+    """A table as all commands print them: a rule below the heads, nothing else."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style=title_style,
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def track_shorthand(wandb: bool, tensorboard: bool) -> list[str]:

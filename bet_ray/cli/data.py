@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from bet.wording import counted
 from bet_ray.cli import convert, download
-from bet_ray.cli.console import SLOW, console, progress_bar
+from bet_ray.cli.console import SLOW, board, console, progress_bar
 from bet_ray.cli.demonstrations import Demonstrations, format_of, load
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def list_() -> None:
     from bet.config import make_config
     from bet.data.episodes import DataError
 
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = board()
     for column in ("task", "looked for in", "episodes", "steps", "made by", "licence", "to get them"):
         number = column in ("episodes", "steps")
         table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
@@ -205,7 +204,7 @@ def _size(episodes: "Episodes") -> str:
 
 
 def _ranges(title: str, columns: "tuple[Column, ...]") -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = board(title, "bold")
     table.add_column("column")
     for name in ("min", "mean", "max", "std"):
         table.add_column(name, justify="right")

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from bet_ray.cli.console import console, errors
+from bet_ray.cli.console import board, console, errors
 
 EXAMPLES = "Examples: `bet-ray data download` · `bet-ray data download pusht` · `... lerobot/pusht --out data`"
 
@@ -59,7 +58,7 @@ def download(
 def _list() -> Table:
     from bet.data.download import SOURCES
 
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = board()
     for column in ("name", "what", "tasks", "licence"):
         table.add_column(column, no_wrap=column == "name")
     for source in SOURCES.values():

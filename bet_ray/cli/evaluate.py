@@ -94,21 +94,18 @@ def evaluate(
         raise UsageError("--autotune measures workers that compute actions themselves; leave out --inference")
     chosen = split_named(split) if split else None
     servers = context.with_resource(serving(inference, inference_actors, actors)) if inference else None
-    planned = []
-    for path in paths:
-        config = changed(evaluation.load_policy(path).config, changes)
-        target = out or evaluation.run_of(path)
-        planned.append(
-            evaluation.Evaluation.of(
-                path,
-                target,
-                chosen or config.eval.split,
-                changes,
-                trajectories=save_trajectories,
-                allow_mixed_numerics=allow_mixed_numerics,
-                inference=servers,
-            )
+    planned = [
+        evaluation.Evaluation.of(
+            path,
+            out or evaluation.run_of(path),
+            chosen,
+            changes,
+            trajectories=save_trajectories,
+            allow_mixed_numerics=allow_mixed_numerics,
+            inference=servers,
         )
+        for path in paths
+    ]
     first = changed(planned[0].policy.config, changes)
     episodes = episodes or first.eval.episodes
     shape = evaluation.PoolShape(actors or first.pool.actors, slots or first.pool.slots, patience)
@@ -136,9 +133,8 @@ def evaluate(
     if plot:
         from bet_ray.show.rollouts import show_rollouts
 
-        one, run = planned[0], out or evaluation.run_of(paths[0])
-        command = shlex.join(["bet-ray", *sys.argv[1:]])
-        page = show_rollouts(one.policy, one.recipe, one.job.split, found.tables[0], run, command)
+        one, command = planned[0], shlex.join(["bet-ray", *sys.argv[1:]])
+        page = show_rollouts(one.policy, one.recipe, one.job.split, found.tables[0], one.run, command)
         console.print(f"page: {page}")
 
 

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bet.wording import counted
-from bet_ray.cli.console import console, errors
+from bet_ray.cli.console import board, console, errors
 from bet_ray.values import Estimate, setting_text, spelled
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     from bet import tasks
     from bet.metrics import SUCCESS
 
-    table = Table(
-        title=sweep.question, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = board(sweep.question)
     table.add_column("#", justify="right")
     for key in sweep.space:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")

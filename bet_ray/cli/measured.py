@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from bet.wording import counted
-from bet_ray.cli.console import console
+from bet_ray.cli.console import board, console
 from bet_ray.values import spelled
 
 if TYPE_CHECKING:
@@ -64,35 +61,29 @@ def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Tab
     from bet_ray.evaluation import measurement
 
     confidence = simultaneous_confidence(len(evaluations))
-    rows = [
-        (one, table, measurement(one.task, table, confidence)) for one, table in zip(evaluations, tables, strict=True)
-    ]
+    rows = [(one, held, measurement(one.task, held, confidence)) for one, held in zip(evaluations, tables, strict=True)]
     rows.sort(key=lambda row: (row[0].task.name, -row[2].primary.estimate))
     settings = _different_settings(evaluations)
     primaries = dict.fromkeys(one.task.protocol.primary for one in evaluations)
     names = [*(["primary"] if len(primaries) > 1 else primaries), SUCCESS]
     spread = "intervals hold for all at once, 95%"
     split = evaluations[0].job.split.value
-    board = Table(
-        title=f"{counted(len(evaluations), 'policy', 'policies')} · {counted(tables[0].num_rows, f'{split} episode')} "
-        f"each · {spread}",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    table = board(
+        f"{counted(len(evaluations), 'policy', 'policies')} · {counted(tables[0].num_rows, f'{split} episode')} "
+        f"each · {spread}"
     )
-    board.add_column("#", justify="right")
-    board.add_column("policy", overflow="fold")
+    table.add_column("#", justify="right")
+    table.add_column("policy", overflow="fold")
     for name in (*(key.rsplit(".", 1)[-1] for key in settings), *dict.fromkeys(names)):
-        board.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for place, (one, _, found) in enumerate(rows, start=1):
         flat = _flat_settings(one)
         numbers = [format(found.primary, ".2f"), format(found.success, ".2f")]
         numbers = numbers[1:] if names == [SUCCESS, SUCCESS] else numbers
-        board.add_row(str(place), str(one.path), *(spelled(flat.get(key)) for key in settings), *numbers)
-    console.print(board)
-    for one, table, _ in rows:
-        _print_errors(one, table)
+        table.add_row(str(place), str(one.path), *(spelled(flat.get(key)) for key in settings), *numbers)
+    console.print(table)
+    for one, episodes, _ in rows:
+        _print_errors(one, episodes)
 
 
 def print_tuned(found: "Tuned") -> None:
@@ -103,13 +94,13 @@ def print_tuned(found: "Tuned") -> None:
         f"a step of {one.slots} slots: {', '.join(f'{1e3 * seconds:.2f} ms {name}' for name, seconds in parts)}; "
         f"a reset {1e3 * one.reset:.2f} ms; episodes of {one.length:.0f} steps"
     )
-    board = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = board()
     for name in ("slots", "steps/s of an actor", f"{counted(found.episodes, 'episode')} take"):
-        board.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for cost in found.costs:
         row = (f"{cost.slots}", f"{cost.rate:,.0f}", f"{cost.expected(found.episodes):,.1f} s")
-        board.add_row(*row, style="bold" if cost is one else None)
-    console.print(board)
+        table.add_row(*row, style="bold" if cost is one else None)
+    console.print(table)
     console.print(f"chosen: --actors {found.actors} --slots {one.slots}")
 
 
@@ -135,13 +126,12 @@ def print_usage(found: "Evaluated", total: int, kept: str) -> None:
 
 def _print_errors(one: "Evaluation", table: "pa.Table") -> None:
     """Errors apart from failures: a person decides what they mean."""
+    import pyarrow.compute as pc
+
+    from bet.rollout import End
     from bet_ray.results import END
 
-    failed = [
-        index
-        for index, end in zip(table.column("index").to_pylist(), table.column(END).to_pylist(), strict=True)
-        if end == "error"
-    ]
+    failed = table.filter(pc.field(END) == End.ERROR.value).column("index").to_pylist()
     if not failed:
         return
     won, ended = sum(table.column("success").to_pylist()), table.num_rows - len(failed)

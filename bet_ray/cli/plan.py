@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bet.wording import counted
-from bet_ray.cli.console import console, split_named
+from bet_ray.cli.console import board, console, split_named
 
 if TYPE_CHECKING:
     from bet_ray.planning import Known
@@ -47,9 +47,6 @@ def plan(
     split: Annotated[str, typer.Option(help="Recorded episodes to read: report or tune.")] = "report",
 ) -> None:
     """Say how many episodes find a difference, and how many minutes they take. Runs nothing."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from bet import planning
     from bet.errors import UsageError
 
@@ -78,7 +75,7 @@ def plan(
     console.print(
         f"to find a difference of {detect:g} with probability {power:g}, and one that is not there with {alpha:g}"
     )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = board()
     table.add_column("")
     for column in ("episodes each", f"of all {settings}", *(["minutes"] if speed else [])):
         table.add_column(column, justify="right")

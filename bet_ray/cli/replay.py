@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from bet.wording import counted
-from bet_ray.cli.console import SLOW, console, progress_bar, split_named
+from bet_ray.cli.console import SLOW, board, console, progress_bar, split_named
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -158,7 +156,7 @@ def _print_outcome(result: "EpisodeResult", policy: "Policy", task: "SimulatedTa
         console.print(row)
     shown = slice(COLUMNS_SHOWN)
     names = task.view(policy.config.data.observation).action_columns[shown]
-    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table = board()
     for name in ("bin", "steps", "visits", "longest", *names, "offset: median", "largest"):
         table.add_column(name, justify="right")
     for use in uses[:BINS_SHOWN]:

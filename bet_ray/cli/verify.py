@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from bet.wording import counted
-from bet_ray.cli.console import console, progress_bar, split_named
+from bet_ray.cli.console import board, console, progress_bar, split_named
 
 if TYPE_CHECKING:
     from bet_ray.verification import Verdict
@@ -48,14 +46,14 @@ def verify(
             bar.update(line, completed=done, total=total)
 
         found = verification.verify(one, episodes, verification.VARIANTS, progress=show)
-    board = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    board.add_column("variant")
+    table = board()
+    table.add_column("variant")
     for name in ("episodes", "steps"):
-        board.add_column(name, justify="right")
-    board.add_column("verdict")
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
     for verdict in found.verdicts:
-        board.add_row(verdict.variant.name, f"{verdict.episodes:,}", f"{verdict.steps:,}", _told(verdict))
-    console.print(board)
+        table.add_row(verdict.variant.name, f"{verdict.episodes:,}", f"{verdict.steps:,}", _told(verdict))
+    console.print(table)
     if not found.holds:
         raise FailedRunError(f"{home}: not the same to the last bit: {_where(found.different)}")
     console.print(

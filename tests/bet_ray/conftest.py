@@ -8,6 +8,7 @@ import pytest
 
 from bet import tasks
 from bet.config import make_config
+from bet.policy import Policy
 from bet_ray.session import session
 from bet_ray.training import begin, train
 from tests.bet_ray.faulty import FAULTS_FILE
@@ -22,6 +23,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begin(run, config, episodes, resume=False)
     train(run, config, episodes)
     return run
+
+
+@pytest.fixture(scope="session")
+def policy(trained: Path) -> Policy:
+    """What the trained run holds."""
+    return Policy.load(trained)
 
 
 @pytest.fixture(scope="session")

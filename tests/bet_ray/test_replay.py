@@ -25,11 +25,6 @@ TASK = tasks.get("pointmass2")
 
 
 @pytest.fixture(scope="module")
-def policy(trained: Path) -> Policy:
-    return Policy.load(trained)
-
-
-@pytest.fixture(scope="module")
 def source(policy: Policy) -> EpisodeSource:
     return EpisodeSource.of(policy, recipe_of(policy).protocol, Split.REPORT)
 

@@ -38,11 +38,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="module")
-def policy(trained: Path) -> Policy:
-    return Policy.load(trained)
-
-
-@pytest.fixture(scope="module")
 def results(policy: Policy) -> list[EpisodeResult]:
     return roll_out(policy, EPISODES)
 

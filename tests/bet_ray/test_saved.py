@@ -24,11 +24,6 @@ TASK = tasks.get("pointmass2")
 
 
 @pytest.fixture(scope="module")
-def policy(trained: Path) -> Policy:
-    return Policy.load(trained)
-
-
-@pytest.fixture(scope="module")
 def results(policy: Policy) -> list[EpisodeResult]:
     return roll_out(policy, EPISODES)
 
