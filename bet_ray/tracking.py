@@ -10,6 +10,7 @@ import os
 import pickle
 import queue
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -282,7 +283,7 @@ class _Wandb:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for us, who then close it
+                start_new_session=True,  # Ctrl-C is for us, who then close it; and a group, to end it by
             )
         self._messages: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         threading.Thread(target=self._send, daemon=True).start()
@@ -320,14 +321,11 @@ class _Wandb:
         self._messages.put(None)
         try:
             self._hear(CLOSE_SECONDS)
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise TrackerError("does not end") from None
-        finally:
+        finally:  # all it wrote is on disk, or never will be
             self._kill()
 
     def _tell(self, *message: Any) -> None:
-        if self._process.poll() is not None:
+        if self._spoke(0.0):  # before it was asked: it has ended
             self._hear(0.0)
         self._messages.put(message)
 
@@ -342,14 +340,22 @@ class _Wandb:
     def _hear(self, seconds: float) -> None:
         """Wait until the process says that it has done what it was told first or last. Raises `TrackerError`."""
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
-        said = self._process.stdout.readline().decode(errors="replace").strip() if ready else "does not answer"
+        said = "does not answer"
+        if self._spoke(seconds):
+            said = self._process.stdout.readline().decode(errors="replace").strip()
         if said != "ok":
             raise TrackerError(f"{said or 'ended without a word'} (see {self._log})")
 
+    def _spoke(self, seconds: float) -> bool:
+        """Whether it has said something, or has ended."""
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        return bool(ready)
+
     def _kill(self) -> None:
-        """End the process, if it has not ended; the service that it started ends with it by itself."""
-        self._process.kill()
+        """End the process and what it started, if they have not ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._messages.put(None)  # the sender ends, if it has not yet
         assert self._process.stdout is not None

@@ -19,6 +19,8 @@ STEP = "epoch"
 
 
 def main() -> None:
+    if os.fork():
+        os._exit(0)  # Ray kills the children of a worker that it stops; a grandchild can finish its run
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)
@@ -32,13 +34,20 @@ def main() -> None:
         print("ok", file=answers)
         for kind, *what in messages:
             _act(run, kind, what)
-        run.finish()
+        _finish(run)
         print("ok", file=answers)
     except BaseException as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         print(f"{type(error).__name__}: {reason}", file=answers)
         os._exit(1)  # wandb's exit hooks would try again, at length
     os._exit(0)
+
+
+def _finish(run: Any) -> None:
+    import wandb
+
+    run.finish()
+    wandb.teardown()  # waits for the service, which writes to the end
 
 
 def _messages(orders: BinaryIO) -> Iterator[tuple[Any, ...]]:

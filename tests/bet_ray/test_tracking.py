@@ -7,8 +7,9 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import imageio.v3 as iio
 import numpy as np
@@ -16,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from bet.config import ConfigError, TrackConfig, WandbMode, changed, make_config, parse_overrides
 from bet.data.store import load_episodes, save_episodes
@@ -46,20 +48,23 @@ def warned() -> Iterator[list[str]]:
         yield messages
 
 
-def processes() -> list[psutil.Process]:
-    """What runs below this process for wandb."""
+def processes(folder: Path) -> list[psutil.Process]:
+    """What runs for the wandb of runs below a folder; nobody's children."""
     found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "wandb" in " ".join(process.cmdline()):
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("WANDB_CACHE_DIR", "").startswith(str(folder)):
                 found.append(process)
-        except psutil.NoSuchProcess:
-            continue
     return found
 
 
-def service() -> psutil.Process:
-    (found,) = [process for process in processes() if process.name() == "wandb-core"]
+def left(folder: Path) -> list[psutil.Process]:
+    """What of it does not end by itself."""
+    return psutil.wait_procs(processes(folder), timeout=60)[1]
+
+
+def service(folder: Path) -> psutil.Process:
+    (found,) = [process for process in processes(folder) if process.name() == "wandb-core"]
     return found
 
 
@@ -128,13 +133,13 @@ def test_wandb_reads_back_what_was_logged(tmp_path: Path, warned: list[str], cap
 def test_wandb_keeps_to_the_run_directory_and_to_this_machine(tmp_path: Path) -> None:
     with tracking(OFFLINE, tmp_path, Kind.TRAIN, {}) as tracker:
         tracker.log(1, {"loss": 1.0})
-        running = processes()
+        running = processes(tmp_path)
         assert {"wandb-core"} < {process.name() for process in running}
         assert [connection for process in running for connection in process.net_connections(kind="inet")] == []
         opened = {Path(file.path) for process in running for file in process.open_files() if "w" in file.mode}
         assert opened
         assert all(path.is_relative_to(tmp_path) for path in opened)
-    assert processes() == []
+    assert left(tmp_path) == []
 
 
 def test_a_run_that_is_resumed_goes_on_under_its_name_and_an_evaluation_gets_a_new_one(tmp_path: Path) -> None:
@@ -208,11 +213,26 @@ def test_a_package_that_does_not_import_is_one_warning(
     assert "ImportError: protobuf is too old" in message
 
 
+def test_a_trial_that_is_stopped_leaves_a_finished_run(tmp_path: Path, ray_session: int) -> None:
+    class Trial:
+        def __init__(self) -> None:
+            self.tracker = tracking(OFFLINE, tmp_path, Kind.TRIAL, {})
+            self.tracker.__enter__().log(1, {"loss": 1.0})
+
+    trial: Any = ray.remote(Trial).remote()
+    ray.get(trial.__ray_ready__.remote())
+    trial.__ray_terminate__.remote()  # as Tune does; Ray then kills the children of its worker
+    assert left(tmp_path) == []
+    (found,) = wandb_runs(tmp_path)
+    assert found.finished
+    assert found.values("loss") == {1: 1.0}
+
+
 @pytest.mark.parametrize("whom", ["service", "process"])
 def test_a_wandb_killed_with_kill_9_is_one_warning(tmp_path: Path, warned: list[str], whom: str) -> None:
     with tracking(BOTH, tmp_path, Kind.TRAIN, {}) as tracker:
         tracker.log(1, {"loss": 1.0})
-        victim = service() if whom == "service" else service().parent()
+        victim = service(tmp_path) if whom == "service" else service(tmp_path).parent()
         assert victim is not None
         victim.kill()
         while victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:  # its parent may not ask for it
@@ -223,14 +243,15 @@ def test_a_wandb_killed_with_kill_9_is_one_warning(tmp_path: Path, warned: list[
     assert message.startswith("wandb: ")
     assert message.endswith("; the run goes on without it")
     assert len(tensorboard_scalars(tmp_path)) == 4
-    assert processes() == []
+    assert left(tmp_path) == []
 
 
 def test_a_wandb_that_hangs_holds_up_nobody(tmp_path: Path, warned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "CLOSE_SECONDS", 1.0)
     big = {f"number {i}": float(i) for i in range(1000)}
     with tracking(OFFLINE, tmp_path, Kind.TRAIN, {}) as tracker:
-        hung = processes()
+        hung = processes(tmp_path)
+        assert hung
         for process in hung:
             process.suspend()
         for epoch in range(100):  # more than a pipe holds
@@ -262,7 +283,7 @@ def test_online_without_a_network_is_one_warning(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     goes_on(TrackConfig(wandb=WandbMode.ONLINE), tmp_path)
     assert len(warned) == 1
-    assert processes() == []
+    assert left(tmp_path) == []
 
 
 def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path: Path) -> None:
@@ -272,10 +293,11 @@ def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path: Path) -> None:
         "import psutil\n"
         "from bet.config import TrackConfig\n"
         "from bet_ray.tracking import Kind, tracking\n"
+        "from tests.bet_ray.test_tracking import processes\n"
         "track = TrackConfig(wandb='offline', tensorboard=True)\n"
         "with tracking(track, Path(sys.argv[1]), Kind.TRAIN, {}) as tracker:\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))\n"
-        "    for child in psutil.Process().children(recursive=True): child.rlimit(psutil.RLIMIT_FSIZE, (1, 1))\n"
+        "    for process in processes(Path(sys.argv[1])): process.rlimit(psutil.RLIMIT_FSIZE, (1, 1))\n"
         "    for epoch in range(200): tracker.log(epoch, {f'number {i}': 1.0 for i in range(100)})\n"
         "print('trained')\n"
     )
@@ -377,6 +399,7 @@ def test_a_sweep_has_a_run_for_itself_and_one_for_each_trial_in_one_group(tmp_pa
     assert "goes on without it" not in done.stderr
     trials = pq.read_table(run / "trials.parquet").to_pylist()
     history = pq.read_table(run / "history.parquet").to_pylist()
+    assert left(tmp_path) == []  # of a trial that was stopped, it may outlive the sweep
     found = wandb_runs(run)
     assert {one.run.run_group for one in found} == {"s"}
     assert all(one.finished for one in found)
