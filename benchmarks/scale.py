@@ -100,37 +100,46 @@ def made_up(name: str, leases: Sequence[Lease], where: Whereabouts) -> Report:
 def in_process(workers: int, episodes: int, each: int, run: Path) -> Cost:
     """The driver's own work, without Ray."""
     cost = Cost("in process", workers, episodes, each)
-    dispatcher, recorder = Dispatcher(SLOTS, workers), Recorder(Ledger(run, TASK))
+    dispatcher = Dispatcher(SLOTS, workers)
     where = Whereabouts("0" * 56, "0" * 32, 1)
     backlog: list[deque[Lease]] = [deque() for _ in range(workers)]
     with cost.counting("leases"):
         for worker in range(workers):
             dispatcher.join(worker)
         name = dispatcher.submit(JOB, range(episodes))
-    began, done = time.perf_counter(), 0
-    while not dispatcher.idle:
-        for worker, mine in enumerate(backlog):
-            with cost.counting("leases"):
-                mine.extend(dispatcher.assign(worker))
-            if not mine:
-                continue
-            arrived = made_up(name, [mine.popleft() for _ in range(min(each, len(mine)))], where)
-            with cost.counting("reports"):
-                finished = dispatcher.accept(worker, [arrived])
-            done += sum(map(len, finished))
-            _record(cost, recorder, finished)
-            cost.look(done)
-    with cost.counting("publishing"), recorder:
-        pass
-    cost.wall = time.perf_counter() - began
+    with recording(cost, run) as record:
+        while not dispatcher.idle:
+            for worker, mine in enumerate(backlog):
+                with cost.counting("leases"):
+                    mine.extend(dispatcher.assign(worker))
+                if not mine:
+                    continue
+                arrived = made_up(name, [mine.popleft() for _ in range(min(each, len(mine)))], where)
+                with cost.counting("reports"):
+                    finished = dispatcher.accept(worker, [arrived])
+                record(finished)
     return cost
 
 
-def _record(cost: Cost, recorder: Recorder, finished: Sequence[Finished]) -> None:
-    with cost.counting("files"):
-        for one in finished:
-            recorder.add(one)
-        recorder.flush_if_due()
+@contextmanager
+def recording(cost: Cost, run: Path) -> Iterator[Callable[[Sequence[Finished]], None]]:
+    """Rows go into a run directory as they come, and are published in the end."""
+    recorder, done = Recorder(Ledger(run, TASK)), 0
+
+    def record(finished: Sequence[Finished]) -> None:
+        nonlocal done
+        with cost.counting("files"):
+            for one in finished:
+                recorder.add(one)
+            recorder.flush_if_due()
+        done += sum(map(len, finished))
+        cost.look(done)
+
+    began = time.perf_counter()
+    yield record
+    with cost.counting("publishing"), recorder:
+        pass
+    cost.wall = time.perf_counter() - began
 
 
 class Crowd:
@@ -201,21 +210,15 @@ def with_actors(workers: int, episodes: int, each: int, run: Path) -> Cost:
     with session(ACTORS):
         crowd = cast(Any, ray.remote(num_cpus=0)(Crowd)).options(max_concurrency=2 * workers)
         actors = [crowd.remote(each) for _ in range(ACTORS)]
-        recorder = Recorder(Ledger(run, TASK))
         with CrowdedPool(actors, workers) as pool:
             while len(pool.whereabouts) < workers:
                 pool.poll()
-            began, done = time.perf_counter(), 0
-            pool.submit(JOB, range(episodes))
-            while not pool.idle:
-                with cost.counting("Ray, leases, reports"):
-                    finished = pool.poll()
-                done += sum(map(len, finished))
-                _record(cost, recorder, finished)
-                cost.look(done)
-            with cost.counting("publishing"), recorder:
-                pass
-            cost.wall = time.perf_counter() - began
+            with recording(cost, run) as record:
+                pool.submit(JOB, range(episodes))
+                while not pool.idle:
+                    with cost.counting("Ray, leases, reports"):
+                        finished = pool.poll()
+                    record(finished)
     return cost
 
 
