@@ -1,4 +1,4 @@
-"""The same rows whatever happens: the issue's own numbers, through the command line.
+"""The same rows whatever happens: at length, and through the command line.
 
 `python -m benchmarks.invariance [--run RUN] [--episodes 500] [--kills 20] [--seed 0]`
 
