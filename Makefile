@@ -8,6 +8,7 @@ export MPLBACKEND := Agg
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bet-ray needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@echo "installing into .venv, a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -355,7 +355,7 @@ def measurement(task: SimulatedTask, table: pa.Table, confidence: float = 0.95) 
 
 def run_of(path: Path) -> Path:
     """The run directory that a run or policy directory belongs to; a policy outside any run is its own."""
-    for parent in path.resolve().parents:
+    for parent in (*path.parents, *path.resolve().parents):  # as it was given, where that tells
         if parent.name == "policies":
             return parent.parent
     return path

@@ -97,9 +97,7 @@ def rescore(run: Path) -> tuple[SimulatedTask, list[Rescored]]:
         result = EpisodeResult.of(task, trajectories[key], row["index"], row["seed"], terminated=terminated)
         groups.setdefault(key[:-1], []).append((number, episodes_table(task, source, [result])))
     if not groups:
-        raise RunError(
-            f"{run}: no episode has its steps; bet-ray eval {run} --save-trajectories --out ELSEWHERE keeps them"
-        )
+        raise RunError(f"{run}: no episode has its steps; bet-ray eval {run} --save-trajectories keeps them")
     return task, [
         Rescored(
             str(key[0]),

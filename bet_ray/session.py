@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +16,7 @@ from ray._private import ray_constants, worker
 def session(cpus: int | None = None) -> Iterator[int]:
     """Connect, or start Ray on this machine with room for `cpus`; yields the number of CPUs.
 
-    Inside another session it is that one. A cluster started here ends with the block.
+    Inside another session it is that one. A cluster started here ends with the block. Within it SIGTERM is as Ctrl-C.
     """
     if ray.is_initialized():
         yield int(ray.cluster_resources().get("CPU", 1))
@@ -36,9 +38,23 @@ def session(cpus: int | None = None) -> Iterator[int]:
             logging_level=logging.ERROR,
         )
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        with _terminated_as_interrupted():
+            yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A scheduler's SIGTERM ends a run as Ctrl-C does. Ray would print its stack, and now and then abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def last_line(error: BaseException) -> str:

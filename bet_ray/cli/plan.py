@@ -81,7 +81,7 @@ def plan(
         table.add_column(column, justify="right")
     for name, episodes in rows.items():
         total = settings * episodes
-        table.add_row(name, f"{episodes:,}", f"{total:,}", *([f"{total / speed / 60:,.1f}"] if speed else []))
+        table.add_row(name, f"{episodes:,}", f"{total:,}", *([_minutes(total / speed / 60)] if speed else []))
     console.print(table)
     origin = (
         f"of {counted(found.episodes, 'recorded episode')}"
@@ -100,9 +100,14 @@ def plan(
             f"alpha is shared by {settings - 1} comparisons with the best (Bonferroni, the first step of Holm)"
         )
     if speed:
-        console.print(f"{speed:,.1f} episodes per second ({'given' if per_second else 'of the last evaluation'})")
+        known = "given" if per_second else "of the last evaluation"
+        console.print(f"{speed:,.1f} episodes per second ({known}), Ray's start not counted")
     else:
         console.print("minutes: no rate is known; `bet-ray eval RUN` measures one, or give --per-second")
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:,.1f}" if minutes >= 0.1 else "< 0.1"
 
 
 def _why(found: "Known | None", given: float | None, share: float, seen: float | None) -> str:

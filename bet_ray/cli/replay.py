@@ -141,7 +141,8 @@ def _print_outcome(result: "EpisodeResult", policy: "Policy", task: "SimulatedTa
     from bet_ray.show.replays import bin_colour, bin_uses
 
     for name, value in vars(result.outcome).items() if result.outcome else ():
-        console.print(f"  {name}: {route_name(value) if name == 'route' else value}")
+        shown = route_name(value) if name == "route" else f"{value:.4g}" if isinstance(value, float) else value
+        console.print(f"  {name}: {shown}")
     if result.trajectory is None:
         return
     bins, centers = result.trajectory.bins.tolist(), policy.bin_centers

@@ -39,6 +39,10 @@ def verify(
     home = recorded or run_of(run)
     changes = parse_overrides(settings or [])
     one = Evaluation.of(run, home, split_named(split), changes, allow_mixed_numerics=True)
+    assert one.ledger is not None
+    recorded_already = one.ledger.of(one.job.source).num_rows
+    if recorded_already < episodes:
+        console.print(f"{counted(recorded_already, 'recorded episode')}; up to {episodes:,} are run first")
     with progress_bar() as bar:
         line = bar.add_task(f"{one.task.name} episodes", total=None)
 

@@ -398,20 +398,24 @@ def test_a_file_torn_while_its_episodes_are_measured_is_no_silent_loss(
     assert ledger.read().equals(undisturbed.slice(10, 10))
 
 
-def test_an_impatient_ctrl_c_leaves_a_sound_table_and_no_process(
-    trained: Path, undisturbed: pa.Table, tmp_path: Path
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT] * 3, [signal.SIGTERM]], ids=["an impatient Ctrl-C", "a scheduler's SIGTERM"]
+)
+def test_an_interrupted_command_leaves_a_sound_table_and_no_process(
+    trained: Path, undisturbed: pa.Table, tmp_path: Path, signals: list[signal.Signals]
 ) -> None:
     typed = ["eval", str(trained), "--episodes", str(MANY), "--actors", "1", "--out", str(tmp_path)]
     process = command(*typed)
     eventually(lambda: parts_of(tmp_path), process)
     family = psutil.Process(process.pid).children(recursive=True)
-    for _ in range(3):
+    for number in signals:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
         time.sleep(0.1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
+    assert "***" not in said  # Ray's stack
     kept = f"finished episodes are kept in {tmp_path}/episodes"
     assert said.splitlines()[-1] == f"interrupted: {kept}; continue with: {shlex.join(['bet-ray', *typed])}"
     _, alive = psutil.wait_procs(family, timeout=20)
