@@ -90,7 +90,7 @@ def test_a_run_without_steps_says_how_to_keep_them(
     policy: Policy, results: list[EpisodeResult], tmp_path: Path
 ) -> None:
     record(tmp_path, policy, results)
-    with pytest.raises(RunError, match="--save-trajectories --out"):
+    with pytest.raises(RunError, match="--save-trajectories keeps them"):
         rescore(tmp_path)
 
 
