@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bet.envs.blockpush import BLOCK_XY, DISTANCES, TOLERANCE
 from bet.envs.pointmass import PointMassVersion
 from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.trajectory import Trajectory
@@ -18,6 +19,8 @@ from bet.trajectory import Trajectory
 NO_ROUTE = "none"
 FAILED = "failed"  # in place of a route, to label an episode that did not succeed; no value of the column
 SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
+BY_MODES = "success x mode coverage"  # the primary metric that is one of many episodes, not a mean over them
+NEVER = -1  # in place of the step of an event
 
 
 def route_name(route: str) -> str:
@@ -50,6 +53,97 @@ def pusht_outcome(trajectory: Trajectory) -> PushTOutcome:
 def pusht_primary(trajectory: Trajectory) -> float:
     """min(best coverage / 0.95, 1): like success it is 1 when solved, unlike success it ranks weak policies."""
     return min(pusht_outcome(trajectory).best_coverage / SUCCESS_COVERAGE, 1.0)
+
+
+@dataclass(frozen=True)
+class BlockPushOutcome(Outcome):
+    """Columns of a BlockPush episode. Steps count from 1; -1: it never happened.
+
+    A block has been reached when its distance from the origin has changed by over 1 mm (the original's rule). Pushed
+    blocks *enter* targets at any time, or *stay*: are in them at the end; two count only in different targets.
+    """
+
+    reached: int
+    """Blocks reached, 0 to 2; at least n of them is the paper's Rn."""
+    pushed: int
+    """Blocks that entered targets (5 cm), 0 to 2; at least n of them is the paper's Pn."""
+    stayed: int
+    """Blocks in targets at the end."""
+    pushed_4cm: int
+    """As `pushed`, nearer than 4 cm. An episode that ends in success at 5 cm gives its last block no time for it."""
+    stayed_4cm: int
+    route: str
+    """Of a success: the block that entered first, and each block's target; else "none"."""
+    first_reached_at: int
+    second_reached_at: int
+    first_pushed_at: int
+    second_pushed_at: int
+
+
+BLOCKPUSH_TIGHT = 0.04  # metres: the demonstrator's tolerance, and the study's other one
+REACHED = 1e-3  # metres
+BLOCKPUSH_ROUTES = tuple(
+    f"{first}_first_{pairing}" for first in ("block", "block2") for pairing in ("straight", "crossed")
+)
+"""Which block comes into a target first, and whether each goes to the target of its own number."""
+
+
+def blockpush_outcome(trajectory: Trajectory) -> BlockPushOutcome:
+    away = np.linalg.norm(trajectory.observations.astype(np.float64)[:, BLOCK_XY], axis=2)  # (T + 1, 2) from the origin
+    reached = np.sort(_first_steps(np.abs(away[1:] - away[0]) > REACHED))  # (2,)
+    distances = np.stack([trajectory.signals[name] for name in DISTANCES], axis=1).reshape(
+        -1, 2, 2
+    )  # (T, block, target)
+    inside, tight = distances < TOLERANCE, distances < BLOCKPUSH_TIGHT
+    entered = _first_steps(inside.any(axis=2))  # (2,) when each block came into any target
+    return BlockPushOutcome(
+        reached=int((reached < NO_STEP).sum()),
+        pushed=_placed(inside.any(axis=0)),
+        stayed=_placed(inside[-1]),
+        pushed_4cm=_placed(tight.any(axis=0)),
+        stayed_4cm=_placed(tight[-1]),
+        route=_blockpush_route(entered, distances[-1]) if trajectory.success else NO_ROUTE,
+        first_reached_at=_step(reached[0]),
+        second_reached_at=_step(reached[1]),
+        first_pushed_at=_step(entered.min()),
+        second_pushed_at=_second_push(inside),
+    )
+
+
+def blockpush_primary(trajectory: Trajectory) -> float:
+    """Share of the blocks pushed: 0, 0.5 or 1."""
+    return blockpush_outcome(trajectory).pushed / 2
+
+
+NO_STEP = np.iinfo(np.int64).max
+
+
+def _first_steps(happened: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Events (T, k) -> the step of each column's first, from 1, (k,); `NO_STEP` where there is none."""
+    return np.where(happened.any(axis=0), happened.argmax(axis=0) + 1, NO_STEP)
+
+
+def _step(step: np.int64) -> int:
+    return NEVER if step == NO_STEP else int(step)
+
+
+def _placed(inside: NDArray[np.bool_]) -> int:
+    """How many blocks are in targets of their own: (2 blocks, 2 targets) -> 0, 1 or 2."""
+    apart = (inside[0, 0] and inside[1, 1]) or (inside[0, 1] and inside[1, 0])
+    return 2 if apart else int(inside.any())
+
+
+def _second_push(inside: NDArray[np.bool_]) -> int:
+    """The step from which both blocks have been in targets of their own."""
+    so_far = np.logical_or.accumulate(inside)  # (T, 2, 2)
+    both = (so_far[:, 0, 0] & so_far[:, 1, 1]) | (so_far[:, 0, 1] & so_far[:, 1, 0])
+    return _step(_first_steps(both[:, None])[0])
+
+
+def _blockpush_route(entered: NDArray[np.int64], distances: NDArray[np.float64]) -> str:
+    """Of a success: steps at which the blocks entered (2,), and distances at the end (2 blocks, 2 targets)."""
+    first, crossed = int(np.argmin(entered)), int(np.argmin(distances[0]) == 1)
+    return BLOCKPUSH_ROUTES[2 * first + crossed]
 
 
 @dataclass(frozen=True)

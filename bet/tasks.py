@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, overload
 
+import mujoco
 import numpy as np
 import pymunk
 from gymnasium import spaces
@@ -21,16 +22,23 @@ from numpy.typing import NDArray
 from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
 from bet.data import formats
 from bet.data.episodes import DataError, Episodes
+from bet.envs.blockpush import BlockPushVectorEnv
 from bet.envs.gym import GymVectorEnv, registered
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import SlotVectorEnv
 from bet.layouts import PushTLayout
 from bet.metrics import (
+    BLOCKPUSH_ROUTES,
+    BY_MODES,
+    NO_ROUTE,
     SUCCESS,
+    BlockPushOutcome,
     Outcome,
     PointMassOutcome,
     PushTOutcome,
+    blockpush_outcome,
+    blockpush_primary,
     pointmass_outcome,
     pusht_outcome,
     pusht_primary,
@@ -80,8 +88,7 @@ class Task:
     origin: Origin | None = None
     """None: it comes without demonstrations."""
     modes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Values of the column `route` with their demonstrated shares; empty where modes are not named. Where they are, the
-    primary metric is success rate x mode coverage; elsewhere it is the mean of the episodes' shares."""
+    """Values of the column `route` with their demonstrated shares; empty where modes are not named."""
     _load: Callable[[DataConfig], Episodes]
     _view: Callable[[str], View]
 
@@ -135,6 +142,8 @@ class SimulatedTask(Task):
     """A task that policies can be rolled out in."""
 
     protocol: Protocol
+    rates: Mapping[str, tuple[str, int]] = field(default_factory=lambda: MappingProxyType({}))
+    """Published metrics besides success: name -> column and count. An episode counts that has as many or more there."""
     outcome_type: type[Outcome]
     """Dataclass whose fields are the task's columns in the episode table."""
     outcome: Callable[[Trajectory], Outcome]
@@ -145,12 +154,14 @@ class SimulatedTask(Task):
     """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
 
     @property
-    def scored(self) -> bool:
-        """Whether one episode may be worth something without success.
+    def by_modes(self) -> bool:
+        """Whether the primary metric is success rate x mode coverage; else it is the mean of the episodes' shares."""
+        return self.protocol.primary == BY_MODES
 
-        Where modes are named, the primary metric is one of many episodes; a single one succeeds or does not.
-        """
-        return not self.modes and self.protocol.primary != SUCCESS
+    @property
+    def scored(self) -> bool:
+        """Whether one episode may be worth something without success."""
+        return self.protocol.primary not in (SUCCESS, BY_MODES)
 
     @cached_property
     def signals(self) -> tuple[str, ...]:
@@ -213,7 +224,7 @@ def data_root() -> Path:
 
 
 @overload
-def get(name: Literal["pusht", "pointmass1", "pointmass2"]) -> SimulatedTask: ...
+def get(name: Literal["pusht", "blockpush", "pointmass1", "pointmass2"]) -> SimulatedTask: ...
 @overload
 def get(name: str) -> Task: ...
 def get(name: str) -> Task:
@@ -307,16 +318,48 @@ def _pusht() -> SimulatedTask:
     )
 
 
-def _released(name: str, summary: str, source: str, view: Callable[[str], View]) -> Task:
-    """A task of the BeT paper that has demonstrations only: in `NAME/`, or where the whole release was unpacked."""
-    origin = Origin(
-        source=source,
-        licence="see osf.io/983qz",
-        places=(name, f"bet_data_release/{name}"),
-        command="download bet-release",
+def _released(name: str, source: str) -> Origin:
+    """Demonstrations of the BeT paper: in `NAME/`, or where the whole release was unpacked."""
+    places = (name, f"bet_data_release/{name}")
+    return Origin(source=source, licence="see osf.io/983qz", places=places, command="download bet-release")
+
+
+def _blockpush() -> SimulatedTask:
+    origin = _released("blockpush", "a scripted demonstrator (BeT, Shafiullah et al. 2022)")
+    routes = dict.fromkeys(BLOCKPUSH_ROUTES, 1 / len(BLOCKPUSH_ROUTES)) | {NO_ROUTE: 0.0}
+    return SimulatedTask(
+        name="blockpush",
+        summary="push two blocks into two targets, in any order and pairing",
+        layouts=("state",),
+        protocol=Protocol(
+            name="blockpush-v1",
+            task="blockpush",
+            env_version=f"1, MuJoCo {mujoco.__version__}",
+            max_steps=300,
+            success="both blocks are within 5 cm of different targets",
+            primary="blocks pushed",
+        ),
+        rates=MappingProxyType({"R1": ("reached", 1), "R2": ("reached", 2), "P1": ("pushed", 1), "P2": ("pushed", 2)}),
+        outcome_type=BlockPushOutcome,
+        outcome=blockpush_outcome,
+        episode_primary=blockpush_primary,
+        modes=MappingProxyType(routes),
+        origin=origin,
+        _make_env=lambda num_envs, _, max_steps: BlockPushVectorEnv(num_envs, max_steps),
+        _load=partial(_load_from, origin),
+        _view=blockpush_view,
     )
+
+
+def _kitchen() -> Task:
+    origin = _released("kitchen", "people (Relay Policy Learning, Gupta et al. 2019)")
     return Task(
-        name=name, summary=summary, layouts=("state",), origin=origin, _load=partial(_load_from, origin), _view=view
+        name="kitchen",
+        summary="move some of seven things of a kitchen with an arm, in any order",
+        layouts=("state",),
+        origin=origin,
+        _load=partial(_load_from, origin),
+        _view=kitchen_view,
     )
 
 
@@ -331,7 +374,7 @@ def _pointmass(version: PointMassVersion) -> SimulatedTask:
             env_version="1",
             max_steps=50,
             success="the target is reached",
-            primary="success x mode coverage",
+            primary=BY_MODES,
         ),
         outcome_type=PointMassOutcome,
         outcome=partial(pointmass_outcome, version=version),
@@ -392,18 +435,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         task.name: task
         for task in (
             _pusht(),
-            _released(
-                "blockpush",
-                "push two blocks into two targets, in any order and pairing",
-                "a scripted demonstrator (BeT, Shafiullah et al. 2022)",
-                blockpush_view,
-            ),
-            _released(
-                "kitchen",
-                "move some of seven things of a kitchen with an arm, in any order",
-                "people (Relay Policy Learning, Gupta et al. 2019)",
-                kitchen_view,
-            ),
+            _blockpush(),
+            _kitchen(),
             Task(
                 name="carla",
                 summary="drive a car by features of the camera's picture",

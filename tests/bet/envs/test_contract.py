@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bet.envs.blockpush import BlockPushVectorEnv
 from bet.envs.gym import GymVectorEnv
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
@@ -39,6 +40,7 @@ class Case:
 
 
 CASES = [
+    Case("blockpush", BlockPushVectorEnv),
     *(
         Case(version.value, lambda n, steps, version=version: PointMassVectorEnv(n, version, steps))
         for version in PointMassVersion
