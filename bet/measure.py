@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bet.metrics import SUCCESS, mode_coverage
+from bet.metrics import ROUTE, SUCCESS, mode_coverage
 from bet.stats import (
     Comparison,
     Interval,
@@ -34,46 +35,49 @@ class Measurement:
     mode_shares: Mapping[str, float]
     """Among successful episodes; empty where the task's modes are not named."""
     mode_coverage: float | None
+    rates: Mapping[str, Interval]
+    """The task's other published metrics, each a share of the episodes."""
 
 
 def measure(
     task: SimulatedTask,
     primary: NDArray[np.float64],
     success: NDArray[np.bool_],
-    routes: Sequence[str] | None,
+    columns: Mapping[str, Sequence[Any]],
     train_seeds: NDArray[np.int64],
     confidence: float = 0.95,
 ) -> Measurement:
-    """Measure episodes given by their columns, each (n,); `routes` where the task's modes are named."""
+    """Measure episodes given by their columns, each (n,); of the task's own ones those of `judged_by`."""
     seeds = np.unique(train_seeds)
-    if len(seeds) > 1:
-        success_interval = mean_interval(success.astype(np.float64), train_seeds, confidence)
+
+    def rate(won: NDArray[np.bool_]) -> Interval:
+        if len(seeds) > 1:
+            return mean_interval(won.astype(np.float64), train_seeds, confidence)
+        return rate_interval(int(won.sum()), len(won), confidence=confidence)
+
+    succeeded = rate(success)
+    rates = {name: rate(np.asarray(columns[column]) >= count) for name, (column, count) in task.rates.items()}
+    counts, shares, coverage = np.zeros((0, 1), np.int64), {}, None
+    if task.modes:
+        codes = _codes(task, success, columns[ROUTE])
+        counts = np.zeros((len(seeds), 1 + len(task.modes)), np.int64)
+        np.add.at(counts, (np.searchsorted(seeds, train_seeds), codes), 1)
+        taken = counts.sum(axis=0)[1:]
+        shares = dict(zip(task.modes, (taken / max(taken.sum(), 1)).tolist(), strict=True))
+        coverage = float(mode_coverage(taken, list(task.modes.values())))
+    if task.by_modes:
+        score = _score(task)
+        overall = counts_interval(counts.sum(axis=0), score, confidence)
+        if len(seeds) > 1:
+            overall = clustered(score(counts.astype(np.float64)), overall)
     else:
-        success_interval = rate_interval(int(success.sum()), len(success), confidence=confidence)
-    if not task.modes or routes is None:
-        is_rate = task.protocol.primary == SUCCESS
-        overall = success_interval if is_rate else mean_interval(primary, train_seeds, confidence)
-        return Measurement(overall, success_interval, len(primary), len(seeds), {}, None)
+        overall = succeeded if task.protocol.primary == SUCCESS else mean_interval(primary, train_seeds, confidence)
+    return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates)
 
-    codes, score = _codes(task, success, routes), _score(task)
 
-    def counted(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.bincount(codes[rows], minlength=1 + len(task.modes))
-
-    counts = counted(np.ones(len(codes), dtype=bool))
-    overall = counts_interval(counts, score, confidence)
-    if len(seeds) > 1:
-        by_seed = score(np.stack([counted(train_seeds == seed) for seed in seeds]).astype(np.float64))
-        overall = clustered(by_seed, overall)
-    taken = counts[1:] / max(counts[1:].sum(), 1)
-    return Measurement(
-        overall,
-        success_interval,
-        len(primary),
-        len(seeds),
-        dict(zip(task.modes, taken.tolist(), strict=True)),
-        float(mode_coverage(counts[1:], list(task.modes.values()))),
-    )
+def judged_by(task: SimulatedTask) -> list[str]:
+    """The task's own columns that measuring needs."""
+    return [*([ROUTE] if task.modes else []), *dict.fromkeys(column for column, _ in task.rates.values())]
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def measure_difference(
     Raises `ValueError` for columns of different lengths.
     """
     rates = paired_rate_test(*success)
-    if not task.modes or routes is None:
+    if not task.by_modes or routes is None:
         scores = rates if task.protocol.primary == SUCCESS else paired_mean_difference(*primary)
         return Difference(scores, rates)
     first, second = (_codes(task, won, taken) for won, taken in zip(success, routes, strict=True))

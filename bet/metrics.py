@@ -11,11 +11,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bet.envs.blockpush import BLOCK_XY, DISTANCES, TOLERANCE
+from bet.envs.blockpush import BLOCK_XY, TOLERANCE, block_distances
 from bet.envs.pointmass import PointMassVersion
 from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.trajectory import Trajectory
 
+ROUTE = "route"  # the column that names an episode's mode
 NO_ROUTE = "none"
 FAILED = "failed"  # in place of a route, to label an episode that did not succeed; no value of the column
 SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
@@ -89,18 +90,16 @@ BLOCKPUSH_ROUTES = tuple(
 
 
 def blockpush_outcome(trajectory: Trajectory) -> BlockPushOutcome:
-    away = np.linalg.norm(trajectory.observations.astype(np.float64)[:, BLOCK_XY], axis=2)  # (T + 1, 2) from the origin
+    away = np.linalg.norm(trajectory.observations[:, BLOCK_XY].astype(np.float64), axis=2)  # (T + 1, 2) from the origin
     reached = np.sort(_first_steps(np.abs(away[1:] - away[0]) > REACHED))  # (2,)
-    distances = np.stack([trajectory.signals[name] for name in DISTANCES], axis=1).reshape(
-        -1, 2, 2
-    )  # (T, block, target)
+    distances = block_distances(trajectory.observations[1:])  # (T, 2 blocks, 2 targets)
     inside, tight = distances < TOLERANCE, distances < BLOCKPUSH_TIGHT
-    entered = _first_steps(inside.any(axis=2))  # (2,) when each block came into any target
+    entered = _first_steps(np.any(inside, axis=2))  # (2,) when each block came into any target
     return BlockPushOutcome(
         reached=int((reached < NO_STEP).sum()),
-        pushed=_placed(inside.any(axis=0)),
-        stayed=_placed(inside[-1]),
-        pushed_4cm=_placed(tight.any(axis=0)),
+        pushed=2 if trajectory.success else _placed(np.any(inside, axis=0)),
+        stayed=2 if trajectory.success else _placed(inside[-1]),
+        pushed_4cm=_placed(np.any(tight, axis=0)),
         stayed_4cm=_placed(tight[-1]),
         route=_blockpush_route(entered, distances[-1]) if trajectory.success else NO_ROUTE,
         first_reached_at=_step(reached[0]),

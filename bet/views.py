@@ -9,13 +9,14 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from bet.envs.blockpush import OBS_DIM, STATE_DIM
+from bet.envs.blockpush_scene import HALF_BLOCK
 from bet.envs.pointmass import TARGET_RADIUS, PointMassVersion
 from bet.envs.pusht_scene import GOAL, OUTLINE
 from bet.layouts import PUSHT_SIZE, PushTLayout, pusht_states
 
 SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)  # corners
 POSE = ("x", "y", "yaw")
-BLOCK_SIDE = 0.04  # metres
 BLOCKPUSH_SQUARE = (-0.5, 0.7)  # metres; holds the workspace, x 0.15..0.7 and y -0.5..0.5
 BURNERS = ("bottom right", "bottom left", "top right", "top left")
 
@@ -127,19 +128,21 @@ def pointmass_view(version: PointMassVersion, name: str) -> View:
 
 
 def blockpush_view(name: str) -> View:
-    """Block push through its only layout: metres and radians. The simulator's state holds velocities, too.
+    """Block push through its only layout: metres and radians. Velocities, which the state holds too, are taken as zero.
 
     The order of the columns is the original environment's (notmahi/bet, `envs/block_pushing`); the effector target is
     the place that the actions have added up to. Blocks are cubes of 4 cm.
     """
 
-    cube = BLOCK_SIDE / 2 * SQUARE
+    cube = HALF_BLOCK * SQUARE
     poses = {"block": 0, "block 2": 3, "target": 10, "target 2": 13}
     columns = {first + axis: f"{body} {what}" for body, first in poses.items() for axis, what in enumerate(POSE)}
     columns |= {6: "effector x", 7: "effector y", 8: "effector target x", 9: "effector target y"}
     return View(
         columns=tuple(columns[column] for column in sorted(columns)),
         action_columns=("effector target step x", "effector target step y"),
+        scene=lambda observations: np.pad(observations.astype(np.float64), ((0, 0), (0, STATE_DIM - OBS_DIM))),
+        complete=True,
         plane=Plane(*BLOCKPUSH_SQUARE, "m", y_down=False, landmarks=MappingProxyType({})),
         bodies=(
             Body("effector", (6, 7)),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bet.config import Split
 from bet.errors import UsageError
 from bet.measure import measure_difference
-from bet.metrics import SUCCESS
+from bet.metrics import ROUTE, SUCCESS
 from bet.protocol import Protocol
 from bet.sequential import anytime_comparison, anytime_interval, looks
 from bet.stats import Comparison, Interval
@@ -120,7 +120,7 @@ def compare_episodes(task: SimulatedTask, first: pa.Table, second: pa.Table, any
 
 def _fixed(task: SimulatedTask, first: pa.Table, second: pa.Table) -> tuple[MetricComparison, ...]:
     """The primary metric, and success where that is another, for a number of episodes fixed in advance."""
-    routes = (first.column("route").to_pylist(), second.column("route").to_pylist()) if task.modes else None
+    routes = (first.column(ROUTE).to_pylist(), second.column(ROUTE).to_pylist()) if task.by_modes else None
     a, b = measurement(task, first), measurement(task, second)
     success = _both(first, second, "success")
     difference = measure_difference(task, _both(first, second, "primary"), (success[0] > 0, success[1] > 0), routes)

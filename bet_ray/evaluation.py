@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from bet import tasks
 from bet.config import ConfigError, Split, changed
 from bet.errors import FailedRunError, UsageError
-from bet.measure import Measurement, measure
+from bet.measure import Measurement, judged_by, measure
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
 from bet.rollout import End
@@ -342,12 +342,11 @@ def track(one: Evaluation, settings: Mapping[str, Any], table: pa.Table) -> None
 
 def measurement(task: SimulatedTask, table: pa.Table, confidence: float = 0.95) -> Measurement:
     """Measure rows of `episodes_schema`."""
-    routes = table.column("route").to_pylist() if task.modes else None
     return measure(
         task,
         table.column("primary").to_numpy(),
         table.column("success").to_numpy(zero_copy_only=False),
-        routes,
+        {name: [value or 0 for value in table.column(name).to_pylist()] for name in judged_by(task)},  # null: an error
         table.column("train_seed").to_numpy(),
         confidence,
     )

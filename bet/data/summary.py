@@ -89,10 +89,13 @@ def routes_taken(episodes: Episodes, task: Task, layout: str) -> list[str]:
     """The mode that each demonstration follows, as if it were a rollout that succeeded. [] for a task without modes."""
     if not isinstance(task, SimulatedTask) or not task.modes:
         return []
-    starts, ends = episodes.episode_starts, episodes.episode_ends
     routes = []
-    for path, start, end in zip(paths_of(episodes, task.view(layout)), starts, ends, strict=True):
-        actions, steps = episodes.actions[start:end], end - start
+    for path, start in zip(paths_of(episodes, task.view(layout)), episodes.episode_starts, strict=True):
+        steps = len(path) - 1
+        if not steps:
+            routes.append(NO_ROUTE)
+            continue
+        actions = episodes.actions[start : start + steps]
         success = {"success": np.ones(steps)}
         walk = Trajectory(path, actions, np.zeros(steps), success, np.zeros(steps, np.int64))
         routes.append(getattr(task.outcome(walk), "route", NO_ROUTE))

@@ -1,15 +1,16 @@
 """BlockPush: a round tip pushes two blocks into two targets, 10 control steps a second.
 
-The BeT paper's flagship task (notmahi/bet, `envs/block_pushing/block_pushing_multimodal.py`, after Florence et al. 2021,
-"Implicit Behavioral Cloning"), there on PyBullet with a robot arm. Initial states, actions, observations, reward and end
-are the original's; the physics is a planar MuJoCo model (`blockpush.xml`) whose numbers were fitted to demonstrations
-recorded there (`python -m benchmarks.fit_blockpush`, which also says how far the two are apart).
+The BeT paper's flagship task (notmahi/bet, `envs/block_pushing/block_pushing_multimodal.py`, after Florence et al.
+2021, "Implicit Behavioral Cloning"), there on PyBullet with a robot arm. Initial states, actions, observations,
+rewards and ends are the original's. The physics is a planar MuJoCo model (`blockpush.xml`), its numbers fitted to demonstrations
+recorded there: `python -m benchmarks.fit_blockpush` also says how far the two are apart.
 
 The arm draws its tip to where the actions have added up to: in a control step the tip goes all but 9% of its way to a
 point that misses the target by some 1.5 mm, depending on where it is. That law needs no arm.
 """
 
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from bet.envs.blockpush_scene import draw
 from bet.envs.vector import Info, SlotVectorEnv
+
+_mujoco: Any = mujoco  # compiled, and without types
 
 XML = Path(__file__).with_suffix(".xml")
 
@@ -34,7 +37,6 @@ YAWS = [2, 5, 12, 15]
 OBS_DIM, BODIES = 16, 8  # the first eight columns move by physics
 VELOCITIES = slice(16, 22)  # of the blocks, in states alone: x, y and yaw a second
 STATE_DIM = 22
-DISTANCES = ("block_target", "block_target2", "block2_target", "block2_target2")
 BLOCK_XY, TARGET_XY = np.array(BLOCKS)[:, :2], np.array(TARGETS)[:, :2]  # (2, 2)
 
 # Fitted, metres, by `terms`: where the effector comes to rest, seen from its target (6, xy).
@@ -52,7 +54,7 @@ class BlockPushVectorEnv(SlotVectorEnv):
     effector xy, effector target xy, x, y, yaw of both targets. A restored state is at rest.
     Reward: 0.49 when a block comes into a target for the first time, 0.51 when both are in different ones, in place of
     those; then the episode terminates in success.
-    `info`: `success` (0 or 1), and how far each block is from each target, in metres.
+    `info`: `success` (0 or 1).
 
     >>> env = BlockPushVectorEnv(num_envs=2)
     >>> observations, _ = env.reset(seed=[7, 8])
@@ -61,7 +63,7 @@ class BlockPushVectorEnv(SlotVectorEnv):
     """
 
     state_dim = STATE_DIM
-    signals = ("success", *DISTANCES)
+    signals = ("success",)
     metadata = SlotVectorEnv.metadata | {"render_fps": 10}
 
     def __init__(self, num_envs: int, max_steps: int = 300) -> None:
@@ -71,9 +73,9 @@ class BlockPushVectorEnv(SlotVectorEnv):
             spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, shape=(2,), dtype=np.float32),
             max_steps,
         )
-        self.model = mujoco.MjModel.from_xml_path(str(XML))
+        self.model = _mujoco.MjModel.from_xml_path(str(XML))
         self._physics_steps = round(CONTROL_SECONDS / self.model.opt.timestep)
-        self._worlds = [mujoco.MjData(self.model) for _ in range(num_envs)]
+        self._worlds = [_mujoco.MjData(self.model) for _ in range(num_envs)]
         self._states = np.zeros((num_envs, STATE_DIM))
         self._entered = np.zeros((num_envs, 2, 2), dtype=bool)  # which blocks have been in which targets
 
@@ -104,7 +106,7 @@ class BlockPushVectorEnv(SlotVectorEnv):
 
     def _place(self, slot: int, state: NDArray[np.float64], *, restore: bool) -> None:
         world = self._worlds[slot]
-        mujoco.mj_resetDataKeyframe(self.model, world, 0)
+        _mujoco.mj_resetDataKeyframe(self.model, world, 0)
         world.qpos[:BODIES], world.qvel[:6] = state[:BODIES], state[VELOCITIES]
         self._states[slot] = state
         self._states[slot, YAWS] = wrapped(state[YAWS])
@@ -118,7 +120,7 @@ class BlockPushVectorEnv(SlotVectorEnv):
         for row, (slot, goal) in enumerate(zip(slots.tolist(), rest(targets), strict=True)):
             world = self._worlds[slot]
             world.ctrl[:] = goal
-            mujoco.mj_step(self.model, world, self._physics_steps)
+            _mujoco.mj_step(self.model, world, self._physics_steps)
             bodies[row], velocities[row] = world.qpos[:BODIES], world.qvel[:6]
         bodies[:, YAWS[:2]] = wrapped(bodies[:, YAWS[:2]])
         self._states[slots, :BODIES], self._states[slots, VELOCITIES] = bodies, velocities
@@ -129,17 +131,16 @@ class BlockPushVectorEnv(SlotVectorEnv):
         entered = inside & ~self._entered[slots]
         self._entered[slots] |= inside
         nearest = distances.argmin(axis=2)  # (k, 2)
-        success = inside.any(axis=2).all(axis=1) & (nearest[:, 0] != nearest[:, 1])  # (k,)
+        success = np.all(inside.any(axis=2), axis=1) & (nearest[:, 0] != nearest[:, 1])  # (k,)
         rewards = np.where(success, SUCCESS_REWARD, ENTRY_REWARD * entered.sum(axis=(1, 2)))
-        named = dict(zip(DISTANCES, distances.reshape(-1, 4).T, strict=True))
-        return rewards, success, {"success": success.astype(np.float64), **named}
+        return rewards, success, {"success": success.astype(np.float64)}
 
     def _observe(self) -> NDArray[np.float32]:
         return self._states[:, :OBS_DIM].astype(np.float32)
 
 
 def block_distances(states: NDArray[np.floating]) -> NDArray[np.float64]:
-    """How far each block is from each target, metres: states or observations (..., 16) -> (..., 2 blocks, 2 targets)."""
+    """How far each block is from each target, metres: states or observations (..., d) -> (..., 2 blocks, 2 targets)."""
     states = states.astype(np.float64)
     apart = states[..., BLOCK_XY][..., :, None, :] - states[..., TARGET_XY][..., None, :, :]  # (..., 2, 2, xy)
     return np.hypot(apart[..., 0], apart[..., 1])

@@ -9,7 +9,7 @@ _METRE = 352  # pixels
 _CORNER = (0.15 - 0.03, -0.5 - 0.045)  # x and y of the picture's first pixel
 _OVERSAMPLING = 3  # pillow draws without anti-aliasing: draw large, then shrink
 _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
-_BLOCK, _ZONE = 0.02, 0.05  # metres: half a block's side, and how near a block has to be to a target
+HALF_BLOCK, _ZONE = 0.02, 0.05  # metres: half a block's side, and how near a block has to be to a target
 _PAPER, _TABLE, _INK = "#e8e6e3", "#ffffff", "#222222"
 _TARGETS = ("#cfe3cf", "#d9d3ec")
 _BLOCKS = ("#d1495b", "#2e8b57")
@@ -32,7 +32,7 @@ def _picture(state: NDArray[np.float64]) -> NDArray[np.uint8]:
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
         canvas.polygon(_outline(state[first : first + 3], 0.6 * _ZONE), outline="#ffffff", width=4)
     for first, colour in zip((0, 3), _BLOCKS, strict=True):
-        canvas.polygon(_outline(state[first : first + 3], _BLOCK), fill=colour)
+        canvas.polygon(_outline(state[first : first + 3], HALF_BLOCK), fill=colour)
     x, y = _pixels(state[None, 6:8])[0]
     radius = 0.008 * _METRE * _OVERSAMPLING
     canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_INK)

@@ -1,6 +1,6 @@
 """The scripted demonstrator of BlockPush: it pushes one block into one target, walks back, and pushes the other.
 
-The original's (notmahi/bet, `envs/block_pushing/oracles/multimodal_push_oracle.py` and `oriented_push_oracle.py`), phase
+The original's (notmahi/bet, `envs/block_pushing/oracles/multimodal_push_oracle.py`, `oriented_push_oracle.py`), phase
 by phase: given the observations recorded there, it gives the recorded actions. Which block goes first, and into which
 target, is drawn: four orders, equally likely. It moves the effector's *target*, and sees that in place of the effector.
 """

@@ -73,7 +73,7 @@ def compare(
     console.print(f"{rivals.task.name} · {chosen.value} episodes 0..{found.episodes - 1} of each{variations}")
     _print_table(found)
     console.print(f"[bold]{_verdict(found, most, until_decided)}[/]")
-    if until_decided and rivals.task.modes:
+    if until_decided and rivals.task.by_modes:
         product = rivals.task.protocol.primary
         console.print(f"  success decides: {product} has no interval that holds if one may stop (use --episodes)")
     _print_episodes(found)

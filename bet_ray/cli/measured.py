@@ -26,6 +26,8 @@ def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
         console.print(f"  [bold]{task.protocol.primary}[/]  {found.primary:.3f}  ({found.primary.method}, 95%)")
     won = round(found.success.estimate * found.episodes)
     console.print(f"  [bold]success[/]  {found.success:.3f}  ({won} of {found.episodes}, {found.success.method}, 95%)")
+    for name, rate in found.rates.items():
+        console.print(f"  [bold]{name}[/]  {rate:.3f}  ({rate.method}, 95%)")
     for mode, share in found.mode_shares.items():
         console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
 

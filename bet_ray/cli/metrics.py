@@ -55,7 +55,7 @@ def _of_recordings(path: str, observation: str | None) -> None:
     import numpy as np
 
     from bet import tasks
-    from bet.measure import measure
+    from bet.measure import judged_by, measure
     from bet.reenact import reenact
 
     episodes = load(path, observation)
@@ -67,7 +67,7 @@ def _of_recordings(path: str, observation: str | None) -> None:
         task,
         np.array([task.episode_primary(trajectory) for trajectory in found]),
         np.array([trajectory.success for trajectory in found]),
-        [vars(outcome)["route"] for outcome in outcomes] if task.modes else None,
+        {name: [vars(outcome)[name] for outcome in outcomes] for name in judged_by(task)},
         np.zeros(len(found), np.int64),  # of one origin
     )
     size = f"{counted(len(episodes), 'recorded episode')}, {counted(len(episodes.observations), 'step')}"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bet import tasks
-from bet.measure import Measurement, measure, measure_difference
+from bet.measure import Measurement, judged_by, measure, measure_difference
 from bet.stats import Method, mean_interval, paired_mean_difference, paired_rate_test, rate_interval
 
 PUSHT, GRID = tasks.get("pusht"), tasks.get("pointmass2")
@@ -17,7 +17,7 @@ ROUTES = list(GRID.modes)  # right_first .3, diagonal .4, up_first .3, none 0
 def on_grid(routes: dict[str, int], failures: int = 0, train_seed: int = 0) -> Measurement:
     """Measure so many successes by route, and failures, in one training seed."""
     names, success, seeds = columns(routes, failures, train_seed)
-    return measure(GRID, success.astype(float), success, names, seeds)
+    return measure(GRID, success.astype(float), success, {"route": names}, seeds)
 
 
 def columns(
@@ -33,7 +33,7 @@ def columns(
 
 def test_the_primary_is_the_mean_score_and_success_its_own_rate() -> None:
     primary, success = np.linspace(0, 1, 11), np.arange(11) > 8
-    result = measure(PUSHT, primary, success, None, np.zeros(11, np.int64))
+    result = measure(PUSHT, primary, success, {}, np.zeros(11, np.int64))
     assert result.primary == mean_interval(primary)
     assert result.primary.estimate == pytest.approx(0.5)
     assert result.success == rate_interval(2, 11)
@@ -46,7 +46,7 @@ def test_where_success_is_the_primary_both_have_the_same_interval() -> None:
     task = tasks.simulated("MountainCarContinuous-v0")
     for train_seeds in (np.zeros(40, np.int64), np.repeat([0, 1], 20)):
         won = np.arange(40) % 4 > 0
-        found = measure(task, won.astype(float), won, None, train_seeds)
+        found = measure(task, won.astype(float), won, {}, train_seeds)
         assert found.primary == found.success
         assert found.primary.estimate == 0.75
 
@@ -54,8 +54,8 @@ def test_where_success_is_the_primary_both_have_the_same_interval() -> None:
 def test_several_training_seeds_speak_of_the_setting() -> None:
     rng = np.random.default_rng(0)
     primary, seeds = rng.random(60), np.repeat([3, 5, 9], 20)
-    result = measure(PUSHT, primary, primary > 0.5, None, seeds)
-    one = measure(PUSHT, primary, primary > 0.5, None, np.zeros(60, np.int64))
+    result = measure(PUSHT, primary, primary > 0.5, {}, seeds)
+    one = measure(PUSHT, primary, primary > 0.5, {}, np.zeros(60, np.int64))
     assert result.seeds == 3
     assert result.primary.method is Method.CLUSTERED
     assert result.success.method is Method.CLUSTERED
@@ -65,8 +65,8 @@ def test_several_training_seeds_speak_of_the_setting() -> None:
 
 def test_a_seed_that_differs_from_the_others_widens_the_interval() -> None:
     seeds = np.repeat([0, 1, 2], 100)
-    alike = measure(PUSHT, np.full(300, 0.5), np.ones(300, bool), None, seeds)
-    apart = measure(PUSHT, np.repeat([0.1, 0.5, 0.9], 100), np.ones(300, bool), None, seeds)
+    alike = measure(PUSHT, np.full(300, 0.5), np.ones(300, bool), {}, seeds)
+    apart = measure(PUSHT, np.repeat([0.1, 0.5, 0.9], 100), np.ones(300, bool), {}, seeds)
     assert apart.primary.estimate == pytest.approx(alike.primary.estimate)
     assert apart.primary.high - apart.primary.low > 2 * (alike.primary.high - alike.primary.low)
 
@@ -105,7 +105,7 @@ def test_without_a_success_nothing_is_covered() -> None:
 
 def test_a_failed_episodes_route_does_not_count() -> None:
     success = np.array([True, False])
-    result = measure(GRID, success.astype(float), success, ["diagonal", "up_first"], np.zeros(2, np.int64))
+    result = measure(GRID, success.astype(float), success, {"route": ["diagonal", "up_first"]}, np.zeros(2, np.int64))
     assert result.mode_shares["diagonal"] == 1.0
 
 
@@ -119,9 +119,9 @@ def test_the_order_of_episodes_does_not_matter_and_estimates_lie_in_their_interv
     counts: list[int], failures: int, seed: int
 ) -> None:
     names, success, seeds = columns(dict(zip(ROUTES, counts, strict=True)), failures + 1, 0)
-    result = measure(GRID, success.astype(float), success, names, seeds)
+    result = measure(GRID, success.astype(float), success, {"route": names}, seeds)
     order = np.random.default_rng(seed).permutation(len(names))
-    again = measure(GRID, success[order].astype(float), success[order], [names[i] for i in order], seeds)
+    again = measure(GRID, success[order].astype(float), success[order], {"route": [names[i] for i in order]}, seeds)
     assert again == result
     for interval in (result.primary, result.success):
         assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
@@ -132,29 +132,24 @@ def test_several_training_seeds_that_each_know_one_route_do_not_know_all_three()
     parts = [columns({route: 50}, 0, seed) for seed, route in enumerate(["right_first", "diagonal", "up_first"])]
     names = [name for part in parts for name in part[0]]
     success, seeds = (np.concatenate([part[column] for part in parts]) for column in (1, 2))
-    result = measure(GRID, success.astype(float), success, names, seeds)
+    result = measure(GRID, success.astype(float), success, {"route": names}, seeds)
     assert result.seeds == 3
     assert result.primary.method is Method.CLUSTERED
     assert result.primary.estimate == pytest.approx((0.3 + 0.4 + 0.3) / 3)
     assert result.success.estimate == 1.0
 
 
-def test_a_table_without_routes_gives_the_mean() -> None:
-    success = np.array([True, False])
-    result = measure(GRID, success.astype(float), success, None, np.zeros(2, np.int64))
-    assert result.primary.estimate == 0.5
-    assert result.mode_coverage is None
-
-
 def test_a_route_that_the_task_does_not_have_is_refused() -> None:
     success = np.array([True])
     with pytest.raises(ValueError, match="sideways"):
-        measure(GRID, success.astype(float), success, ["sideways"], np.zeros(1, np.int64))
+        measure(GRID, success.astype(float), success, {"route": ["sideways"]}, np.zeros(1, np.int64))
 
 
 @pytest.mark.parametrize("task", [PUSHT, GRID], ids=lambda task: task.name)
 def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
-    result = measure(task, np.zeros(0), np.zeros(0, bool), [], np.zeros(0, np.int64))
+    result = measure(
+        task, np.zeros(0), np.zeros(0, bool), {name: [] for name in judged_by(task)}, np.zeros(0, np.int64)
+    )
     assert result.episodes == 0
     assert np.isnan(result.primary.estimate)
     assert (result.primary.low, result.primary.high) == (0, 1)

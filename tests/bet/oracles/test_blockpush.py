@@ -11,7 +11,7 @@ from bet.oracles.blockpush import ORDERS, Demonstrator, Order, demonstrations
 
 
 def test_given_the_recorded_observations_it_gives_the_recorded_actions(data_dir: Path) -> None:
-    """In each episode for one of the four orders; observations are stored as float32 here, so to a hundredth of a mm."""
+    """In each episode for one of the four orders; to 0.01 mm: observations are float32 here."""
     recorded = load_release(data_dir / "blockpush", BetRelease.BLOCKPUSH)
     found = []
     for first, end in zip(recorded.episode_starts[:60], recorded.episode_ends[:60], strict=True):
@@ -45,7 +45,7 @@ def test_it_succeeds(made) -> None:
 
 def test_however_they_are_shared_out_the_same_demonstrations_are_made(made) -> None:
     whole, _ = made
-    parts = [demonstrations(numbers, seed=0)[0] for numbers in (range(0, 7), range(7, 40))]
+    parts = [demonstrations(numbers, seed=0)[0] for numbers in (range(7), range(7, 40))]
     np.testing.assert_array_equal(np.concatenate([part.observations for part in parts]), whole.observations)
     np.testing.assert_array_equal(np.concatenate([part.actions for part in parts]), whole.actions)
 
