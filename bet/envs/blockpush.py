@@ -2,8 +2,8 @@
 
 The BeT paper's flagship task (notmahi/bet, `envs/block_pushing/block_pushing_multimodal.py`, after Florence et al.
 2021, "Implicit Behavioral Cloning"), there on PyBullet with a robot arm. Initial states, actions, observations,
-rewards and ends are the original's. The physics is a planar MuJoCo model (`blockpush.xml`), its numbers fitted to demonstrations
-recorded there: `python -m benchmarks.fit_blockpush` also says how far the two are apart.
+rewards and ends are the original's. The physics is a planar MuJoCo model (`blockpush.xml`), its numbers fitted to
+demonstrations recorded there: `python -m benchmarks.fit_blockpush` also says how far the two are apart.
 
 The arm draws its tip to where the actions have added up to: in a control step the tip goes all but 9% of its way to a
 point that misses the target by some 1.5 mm, depending on where it is. That law needs no arm.
