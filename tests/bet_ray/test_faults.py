@@ -355,7 +355,7 @@ def test_a_killed_driver_and_files_torn_meanwhile_cost_time_and_no_row(
     process = command(
         "eval", trained, "--episodes", EPISODES, "--save-trajectories", "--actors", "1", "--out", tmp_path
     )
-    eventually(lambda: parts_of(tmp_path), process)
+    eventually(lambda: ledger.read().num_rows > 50, process)  # the 50 without steps run again, and may come first
     process.kill()
     process.communicate()
     survived = ledger.read()
