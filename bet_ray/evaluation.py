@@ -217,8 +217,9 @@ def evaluate_all(
     before = total - sum(map(len, missing.values()))
     began = ready = time.monotonic()
     usage = Usage()
-    for ledger in ledgers.values() if before < total else ():
-        ledger.check_writable()
+    if before < total:
+        for ledger in ledgers.values():
+            ledger.check_writable()
     if progress:
         progress(before, total, before)
     if before < total:

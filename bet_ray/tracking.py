@@ -283,7 +283,7 @@ class _Wandb:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for us, who then close it; and a group, to end it by
+                start_new_session=True,  # Ctrl-C is for us, who then close it; its group is how we end it
             )
         self._messages: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         threading.Thread(target=self._send, daemon=True).start()
@@ -353,7 +353,7 @@ class _Wandb:
         return bool(ready)
 
     def _kill(self) -> None:
-        """End the process and what it started, if they have not ended."""
+        """End the process, if it has not ended; the service that it started ends with it by itself."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from bet import tasks
 from bet.config import make_config
+from bet.rollout import End
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.results import END, KEY
 from bet_ray.training import begin, train
@@ -96,13 +97,12 @@ class Round:
     def look(self) -> None:
         """Read as others would: no row twice, none that is wrong."""
         rows = Ledger(self.run, tasks.simulated(self.subject.name)).read()
-        rows = rows.filter(pc.field(END) != "error")
+        rows = rows.filter(pc.field(END) != End.ERROR.value)
         there = pc.field("index").isin(rows.column("index").to_pylist())
         assert rows.equals(self.subject.table.filter(there)), "a reader saw rows that are wrong, or twice"
 
-    def verify(self) -> tuple[int, int]:
-        """The published tables; returns how many episodes ran more than once, and how many were blamed for a fault."""
-        blamed = self.last_errors
+    def verify(self) -> int:
+        """The published tables; returns how many episodes ran more than once."""
         rows = _published(self.run, "episodes")
         assert rows.equals(self.subject.table), "the published rows are not those of an undisturbed run"
         execution = _published(self.run, "execution")
@@ -114,9 +114,7 @@ class Round:
             wanted = sum(rows.column("length").to_pylist()) + rows.num_rows
             assert steps.num_rows == wanted, f"{steps.num_rows} steps are recorded, {wanted} were made"
         assert not list((self.run / "episodes" / PARTS).glob("*.parquet")), "parts are left over"
-        return sum(attempts > 1 for attempts in execution.column("attempts").to_pylist()), blamed
-
-    last_errors = 0
+        return sum(attempts > 1 for attempts in execution.column("attempts").to_pylist())
 
     # The faults. Each says what it did, or None where there was nothing to do it to.
 
@@ -256,8 +254,8 @@ def play(subject: Subject, run: Path, dice: random.Random, until: float, say: Ca
     for process in one.paused:
         with suppress(psutil.NoSuchProcess):
             process.resume()
-    _in_peace(one)
-    again, blamed = one.verify()
+    blamed = _in_peace(one)
+    again = one.verify()
     say(f"{run.name}: {subject.table.num_rows} rows the same; {again} of them ran again, {blamed} were blamed")
     happened["episodes"] += subject.table.num_rows
     happened["ran again after a worker was lost"] += again
@@ -265,17 +263,18 @@ def play(subject: Subject, run: Path, dice: random.Random, until: float, say: Ca
     return happened
 
 
-def _in_peace(one: Round) -> None:
-    """Let the drivers end, and another complete what they left."""
+def _in_peace(one: Round) -> int:
+    """Let the drivers end, and another complete what they left; returns how many episodes were blamed for a fault."""
     for driver in one.drivers:
         driver.wait(timeout=600)
     with suppress(AssertionError):  # one that met a fault in its last moment
         one.tidy()
     one.drivers[-1].wait(timeout=600)
     rows = Ledger(one.run, tasks.simulated(one.subject.name)).read()
-    one.last_errors = rows.filter(pc.field(END) == "error").num_rows
+    blamed = rows.filter(pc.field(END) == End.ERROR.value).num_rows
     last = one.start("--retry-errors")
     assert last.wait(timeout=600) == 0, f"undisturbed, the command ended with {last.returncode}: see {one.log}"
+    return blamed
 
 
 def _name(process: psutil.Process) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def assert_the_same_losses(left: Path, right: Path) -> None:
 
 def train_workers() -> list[psutil.Process]:
     """The training processes below this one, oldest first."""
-    found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-    return sorted(found, key=lambda process: process.create_time())
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may be about to end
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append((process.create_time(), process))
+    return [process for _, process in sorted(found, key=lambda one: one[0])]
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def test_a_driver_that_was_stopped_itself_takes_no_worker_for_hung(
         table = pa.concat_tables([*tables, drain(pool)])
         assert {worker.pid for worker in workers} == {here.pid for here in pool.whereabouts}
     assert table.sort_by("index").equals(undisturbed)
-    assert not caplog.text
+    assert "was lost" not in caplog.text
 
 
 NODES = """
@@ -355,7 +355,7 @@ def test_a_killed_driver_and_files_torn_meanwhile_cost_time_and_no_row(
     process = command(
         "eval", trained, "--episodes", EPISODES, "--save-trajectories", "--actors", "1", "--out", tmp_path
     )
-    eventually(lambda: parts_of(tmp_path), process)
+    eventually(lambda: ledger.read().num_rows > 50, process)  # the 50 without steps run again, and may come first
     process.kill()
     process.communicate()
     survived = ledger.read()
