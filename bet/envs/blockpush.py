@@ -7,6 +7,9 @@ demonstrations recorded there: `python -m benchmarks.fit_blockpush` also says ho
 
 The arm draws its tip to where the actions have added up to: in a control step the tip goes all but 9% of its way to a
 point that misses the target by some 1.5 mm, depending on where it is. That law needs no arm.
+
+A block is harder to turn while it slides than at rest. PyBullet's friction acts along the motion of each corner and
+across it, apart from one another, so that a sliding block resists any change of its turning; here its inertia grows.
 """
 
 from pathlib import Path
@@ -17,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from bet.envs.blockpush_scene import draw
+from bet.envs.blockpush_scene import HALF_BLOCK, draw
 from bet.envs.vector import Info, SlotVectorEnv
 
 _mujoco: Any = mujoco  # compiled, and without types
@@ -41,6 +44,11 @@ BLOCK_XY, TARGET_XY = np.array(BLOCKS)[:, :2], np.array(TARGETS)[:, :2]  # (2, 2
 
 # Fitted, metres, by `terms`: where the effector comes to rest, seen from its target (6, xy).
 OFFSET = 1e-6 * np.array([(-234, 685), (-516, 84), (-65, -1230), (101, -149), (181, 274), (134, -518)])
+
+# Fitted: a block's moment of inertia about its yaw axis at rest and what fast sliding adds to it, kg m^2; and the speed
+# at which half of that is added, m/s. (Its own would be 2.7e-6.)
+PRESS = 0.0061
+TURNING = np.array([4.7e-5, 1.08e-3, 0.017])
 
 CONTROL_SECONDS = 0.1
 ENTRY_REWARD, SUCCESS_REWARD = 0.49, 0.51
@@ -74,6 +82,7 @@ class BlockPushVectorEnv(SlotVectorEnv):
             max_steps,
         )
         self.model = _mujoco.MjModel.from_xml_path(str(XML))
+        self._inertias = self.model.dof_M0[2:6:3]  # (2,), of the blocks' yaws: a view that the physics reads
         self._physics_steps = round(CONTROL_SECONDS / self.model.opt.timestep)
         self._worlds = [_mujoco.MjData(self.model) for _ in range(num_envs)]
         self._states = np.zeros((num_envs, STATE_DIM))
@@ -117,9 +126,11 @@ class BlockPushVectorEnv(SlotVectorEnv):
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Info]:
         targets = np.clip(self._states[slots, EFFECTOR_TARGET] + actions, *WORKSPACE)  # (k, 2)
         bodies, velocities = np.empty((len(slots), BODIES)), np.empty((len(slots), 6))
-        for row, (slot, goal) in enumerate(zip(slots.tolist(), rest(targets), strict=True)):
+        goals = rest(targets)
+        inertias = yaw_inertias(self._states[slots], goals)
+        for row, slot in enumerate(slots.tolist()):
             world = self._worlds[slot]
-            world.ctrl[:] = goal
+            world.ctrl[:], self._inertias[:] = goals[row], inertias[row]
             _mujoco.mj_step(self.model, world, self._physics_steps)
             bodies[row], velocities[row] = world.qpos[:BODIES], world.qvel[:6]
         bodies[:, YAWS[:2]] = wrapped(bodies[:, YAWS[:2]])
@@ -144,6 +155,24 @@ def block_distances(states: NDArray[np.floating]) -> NDArray[np.float64]:
     states = states.astype(np.float64)
     apart = states[..., BLOCK_XY][..., :, None, :] - states[..., TARGET_XY][..., None, :, :]  # (..., 2, 2, xy)
     return np.hypot(apart[..., 0], apart[..., 1])
+
+
+def yaw_inertias(states: NDArray[np.float64], goals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Moments of inertia of the blocks for a control step (k, 2), from states before it (k, 22) and the tip's goals."""
+    at_rest, sliding, half = TURNING
+    x, y, yaw = np.moveaxis(states[:, VELOCITIES].reshape(-1, 2, 3), 2, 0)  # (k, 2) each
+    speed = np.sqrt(x * x + y * y + (HALF_BLOCK * yaw) ** 2)
+    pressed = _gaps(states, goals) < PRESS
+    return at_rest + pressed * sliding * speed / (speed + half)
+
+
+def _gaps(states: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far points (k, 2) are outside of the blocks, metres, 0 inside, (k, 2)."""
+    dx, dy = np.moveaxis(points[:, None] - states[:, BLOCK_XY], 2, 0)  # (k, 2) each
+    cos, sin = np.cos(states[:, YAWS[:2]]), np.sin(states[:, YAWS[:2]])
+    return np.hypot(
+        np.maximum(np.abs(cos * dx + sin * dy) - HALF_BLOCK, 0), np.maximum(np.abs(cos * dy - sin * dx) - HALF_BLOCK, 0)
+    )
 
 
 def rest(targets: NDArray[np.float64]) -> NDArray[np.float64]:
