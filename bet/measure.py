@@ -1,13 +1,15 @@
 """What episodes say: of a policy or a setting its primary metric, success and modes, of two policies the difference."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import entropy
 
-from bet.metrics import ROUTE, SUCCESS, mode_coverage
+from bet.metrics import NO_ROUTE, ROUTE, SUCCESS, mode_coverage
 from bet.stats import (
     Comparison,
     Interval,
@@ -36,7 +38,16 @@ class Measurement:
     """Among successful episodes; empty where the task's modes are not named."""
     mode_coverage: float | None
     rates: Mapping[str, Interval]
-    """The task's other published metrics, each a share of the episodes."""
+    """`SimulatedTask.rates`."""
+    times: Mapping[str, tuple[float, float, float]]
+    """Of `SimulatedTask.events` that happened: the step, its 10th percentile, median and 90th."""
+    begun: Mapping[str, float]
+    """What episodes began with, as shares of those that began anything; empty where the task has no such column."""
+
+    @property
+    def mode_entropy(self) -> float | None:
+        """Of `mode_shares`, in nats."""
+        return float(entropy(list(self.mode_shares.values()))) if any(self.mode_shares.values()) else None
 
 
 def measure(
@@ -56,7 +67,11 @@ def measure(
         return rate_interval(int(won.sum()), len(won), confidence=confidence)
 
     succeeded = rate(success)
-    rates = {name: rate(np.asarray(columns[column]) >= count) for name, (column, count) in task.rates.items()}
+    rates = {name: rate(np.asarray(columns[one.column]) >= one.count) for name, one in task.rates.items()}
+    steps = {event: np.array([step for step in columns[column] if step > 0]) for event, column in task.events.items()}
+    times = {event: tuple(np.quantile(taken, (0.1, 0.5, 0.9)).tolist()) for event, taken in steps.items() if len(taken)}
+    first = Counter(what for what in columns[task.first] if what not in (None, NO_ROUTE)) if task.first else Counter()
+    begun = {what: count / first.total() for what, count in sorted(first.items())}
     counts, shares, coverage = np.zeros((0, 1), np.int64), {}, None
     if task.modes:
         codes = _codes(task, success, columns[ROUTE])
@@ -72,12 +87,15 @@ def measure(
             overall = clustered(score(counts.astype(np.float64)), overall)
     else:
         overall = succeeded if task.protocol.primary == SUCCESS else mean_interval(primary, train_seeds, confidence)
-    return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates)
+    return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates, times, begun)
 
 
 def judged_by(task: SimulatedTask) -> list[str]:
     """The task's own columns that measuring needs."""
-    return [*([ROUTE] if task.modes else []), *dict.fromkeys(column for column, _ in task.rates.values())]
+    columns = [rate.column for rate in task.rates.values()]
+    return [
+        *dict.fromkeys([*([ROUTE] if task.modes else []), *columns, *task.events.values(), *filter(None, [task.first])])
+    ]
 
 
 @dataclass(frozen=True)

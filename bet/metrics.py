@@ -75,6 +75,8 @@ class BlockPushOutcome(Outcome):
     stayed_4cm: int
     route: str
     """Of a success: the block that entered first, and each block's target; else "none"."""
+    first_push: str
+    """The first block in a target, and which: "block_to_target2"; "none" where none came."""
     first_reached_at: int
     second_reached_at: int
     first_pushed_at: int
@@ -87,6 +89,7 @@ BLOCKPUSH_ROUTES = tuple(
     f"{first}_first_{pairing}" for first in ("block", "block2") for pairing in ("straight", "crossed")
 )
 """Which block comes into a target first, and whether each goes to the target of its own number."""
+BLOCKPUSH_FIRST = tuple(f"{block}_to_{target}" for block in ("block", "block2") for target in ("target", "target2"))
 
 
 def blockpush_outcome(trajectory: Trajectory) -> BlockPushOutcome:
@@ -102,6 +105,7 @@ def blockpush_outcome(trajectory: Trajectory) -> BlockPushOutcome:
         pushed_4cm=_placed(np.any(tight, axis=0)),
         stayed_4cm=_placed(tight[-1]),
         route=_blockpush_route(entered, distances[-1]) if trajectory.success else NO_ROUTE,
+        first_push=_first_push(inside),
         first_reached_at=_step(reached[0]),
         second_reached_at=_step(reached[1]),
         first_pushed_at=_step(entered.min()),
@@ -137,6 +141,12 @@ def _second_push(inside: NDArray[np.bool_]) -> int:
     so_far = np.logical_or.accumulate(inside)  # (T, 2, 2)
     both = (so_far[:, 0, 0] & so_far[:, 1, 1]) | (so_far[:, 0, 1] & so_far[:, 1, 0])
     return _step(_first_steps(both[:, None])[0])
+
+
+def _first_push(inside: NDArray[np.bool_]) -> str:
+    """Of the pairs (T, 2 blocks, 2 targets) the one that met first."""
+    met = _first_steps(inside.reshape(-1, 4))  # (4,)
+    return BLOCKPUSH_FIRST[int(np.argmin(met))] if met.min() < NO_STEP else NO_ROUTE
 
 
 def _blockpush_route(entered: NDArray[np.int64], distances: NDArray[np.float64]) -> str:

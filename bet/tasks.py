@@ -137,13 +137,27 @@ class Task:
             )
 
 
+@dataclass(frozen=True)
+class Rate:
+    """A share of the episodes: of those that have `count` or more in a column."""
+
+    column: str
+    count: int
+    published: bool = True
+    """Whether the literature's tables have it; else it is a stricter reading."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimulatedTask(Task):
     """A task that policies can be rolled out in."""
 
     protocol: Protocol
-    rates: Mapping[str, tuple[str, int]] = field(default_factory=lambda: MappingProxyType({}))
-    """Published metrics besides success: name -> column and count. An episode counts that has as many or more there."""
+    rates: Mapping[str, Rate] = field(default_factory=lambda: MappingProxyType({}))
+    """Other metrics that are shares of the episodes."""
+    events: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What happens in an episode -> the column that holds the step, from 1, or `NEVER`."""
+    first: str | None = None
+    """The column that says what an episode began with, successful or not; `NO_ROUTE` where nothing was done."""
     outcome_type: type[Outcome]
     """Dataclass whose fields are the task's columns in the episode table."""
     outcome: Callable[[Trajectory], Outcome]
@@ -339,7 +353,27 @@ def _blockpush() -> SimulatedTask:
             success="both blocks are within 5 cm of different targets",
             primary="blocks pushed",
         ),
-        rates=MappingProxyType({"R1": ("reached", 1), "R2": ("reached", 2), "P1": ("pushed", 1), "P2": ("pushed", 2)}),
+        rates=MappingProxyType(
+            {f"R{count}": Rate("reached", count) for count in (1, 2)}
+            | {
+                f"P{count}{reading}": Rate(column, count, published=not reading)
+                for column, reading in (
+                    ("pushed", ""),
+                    ("stayed", " stays"),
+                    ("pushed_4cm", " 4 cm"),
+                    ("stayed_4cm", " stays 4 cm"),
+                )
+                for count in (1, 2)
+            }
+        ),
+        events=MappingProxyType(
+            {
+                f"{which} block {what}": f"{which}_{what}_at"
+                for what in ("reached", "pushed")
+                for which in ("first", "second")
+            }
+        ),
+        first="first_push",
         outcome_type=BlockPushOutcome,
         outcome=blockpush_outcome,
         episode_primary=blockpush_primary,

@@ -184,6 +184,7 @@ def track_evaluation(
                 "episodes": found.episodes,
                 **interval_numbers("primary", found.primary),
                 **interval_numbers("success", found.success),
+                **{key: x for name, rate in found.rates.items() for key, x in interval_numbers(name, rate).items()},
                 **{f"mode {mode}": share for mode, share in found.mode_shares.items()},
             }
         )

@@ -8,8 +8,9 @@ demonstrations recorded there: `python -m benchmarks.fit_blockpush` also says ho
 The arm draws its tip to where the actions have added up to: in a control step the tip goes all but 9% of its way to a
 point that misses the target by some 1.5 mm, depending on where it is. That law needs no arm.
 
-A block is harder to turn while it slides than at rest. PyBullet's friction acts along the motion of each corner and
-across it, apart from one another, so that a sliding block resists any change of its turning; here its inertia grows.
+PyBullet's friction acts along the motion of each corner and across it, apart from one another: a block that is pushed
+along resists any change of its turning, one at rest turns easily, and one let go stops at once. Here the moment of
+inertia of a block that is pressed grows with its speed.
 """
 
 from pathlib import Path
@@ -29,6 +30,7 @@ XML = Path(__file__).with_suffix(".xml")
 
 WORKSPACE = np.array([(0.15, -0.5), (0.7, 0.5)])  # metres: least and greatest x and y of the effector's target
 START = (0.3, -0.4)  # of that target
+PRESS = 0.0061  # metres: a tip that is to come nearer than this to where a block is presses it
 TOLERANCE = 0.05  # metres: a block nearer than this to a target is in it
 ACTION_LIMIT = 0.1  # metres a step, of the action space; as in the original, larger actions are not clipped
 
@@ -45,9 +47,8 @@ BLOCK_XY, TARGET_XY = np.array(BLOCKS)[:, :2], np.array(TARGETS)[:, :2]  # (2, 2
 # Fitted, metres, by `terms`: where the effector comes to rest, seen from its target (6, xy).
 OFFSET = 1e-6 * np.array([(-234, 685), (-516, 84), (-65, -1230), (101, -149), (181, 274), (134, -518)])
 
-# Fitted: a block's moment of inertia about its yaw axis at rest and what fast sliding adds to it, kg m^2; and the speed
-# at which half of that is added, m/s. (Its own would be 2.7e-6.)
-PRESS = 0.0061
+# Fitted: a block's moment of inertia about its yaw axis at rest, and what fast sliding adds while the tip presses it,
+# kg m^2; and the speed at which half of that is added, m/s. (A cube's own would be 2.7e-6.)
 TURNING = np.array([4.7e-5, 1.08e-3, 0.017])
 
 CONTROL_SECONDS = 0.1

@@ -92,7 +92,8 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     from bet.metrics import SUCCESS
     from bet_ray.tuning import rivals
 
-    name = tasks.simulated(sweep.task).protocol.primary
+    task = tasks.simulated(sweep.task)
+    name = task.protocol.primary
     console.print(leaderboard(sweep, result.trials))
     setting = setting_text(result.winner.setting)
     console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")
@@ -100,7 +101,8 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
         f"  chosen on tune     {name} {Estimate(*result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
     )
     found = result.report
-    success = "" if name == SUCCESS else f", success {found.success:.2f}"
+    rates = "".join(f", {rate} {found.rates[rate]:.2f}" for rate, about in task.rates.items() if about.published)
+    success = rates or ("" if name == SUCCESS else f", success {found.success:.2f}")
     beside = rivals(result.trials, sweep.objective)
     if beside is not None and beside.overlapping:
         console.print(f"  {beside}")

@@ -20,6 +20,8 @@ ERRORS_TOLD = 5
 
 def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
     """The primary metric and the success rate with their intervals, and the modes where the task names them."""
+    from scipy.stats import entropy
+
     from bet.metrics import SUCCESS, route_name
 
     if task.protocol.primary != SUCCESS:
@@ -28,8 +30,16 @@ def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
     console.print(f"  [bold]success[/]  {found.success:.3f}  ({won} of {found.episodes}, {found.success.method}, 95%)")
     for name, rate in found.rates.items():
         console.print(f"  [bold]{name}[/]  {rate:.3f}  ({rate.method}, 95%)")
+    for event, times in found.times.items():
+        early, middle, late = (f"{time:.0f}" for time in times)
+        console.print(f"  {event}: after {middle} steps ({early} to {late} in four of five)")
+    if found.begun:
+        console.print(f"  first: {', '.join(f'{route_name(what)} {share:.2f}' for what, share in found.begun.items())}")
     for mode, share in found.mode_shares.items():
         console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
+    if found.mode_entropy is not None:
+        shown = float(entropy(list(task.modes.values())))
+        console.print(f"  entropy of these: {found.mode_entropy:.2f} nats (demonstrated {shown:.2f})")
 
 
 def print_policy(one: "Evaluation", table: "pa.Table") -> None:
@@ -67,7 +77,8 @@ def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Tab
     rows.sort(key=lambda row: (row[0].task.name, -row[2].primary.estimate))
     settings = _different_settings(evaluations)
     primaries = dict.fromkeys(one.task.protocol.primary for one in evaluations)
-    names = [*(["primary"] if len(primaries) > 1 else primaries), SUCCESS]
+    published = dict.fromkeys(name for one in evaluations for name, rate in one.task.rates.items() if rate.published)
+    names = dict.fromkeys([*(["primary"] if len(primaries) > 1 else primaries), *(published or [SUCCESS])])
     spread = "intervals hold for all at once, 95%"
     split = evaluations[0].job.split.value
     table = board(
@@ -76,13 +87,14 @@ def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Tab
     )
     table.add_column("#", justify="right")
     table.add_column("policy", overflow="fold")
-    for name in (*(key.rsplit(".", 1)[-1] for key in settings), *dict.fromkeys(names)):
+    for name in (*(key.rsplit(".", 1)[-1] for key in settings), *names):
         table.add_column(name, justify="right")
     for place, (one, _, found) in enumerate(rows, start=1):
         flat = _flat_settings(one)
-        numbers = [format(found.primary, ".2f"), format(found.success, ".2f")]
-        numbers = numbers[1:] if names == [SUCCESS, SUCCESS] else numbers
-        table.add_row(str(place), str(one.path), *(spelled(flat.get(key)) for key in settings), *numbers)
+        found_of = {"primary": found.primary, one.task.protocol.primary: found.primary, SUCCESS: found.success}
+        numbers = [found_of.get(name) or found.rates.get(name) for name in names]
+        cells = (format(number, ".2f") if number is not None else "" for number in numbers)
+        table.add_row(str(place), str(one.path), *(spelled(flat.get(key)) for key in settings), *cells)
     console.print(table)
     for one, episodes, _ in rows:
         _print_errors(one, episodes)

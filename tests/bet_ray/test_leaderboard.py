@@ -36,7 +36,7 @@ WINNER, NEAR, FAR = trial(3, 0.8, 0.7, 0.9), trial(2, 0.65, 0.55, 0.75), trial(1
 
 
 def printed(trials: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> str:
-    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, {})
+    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, {}, {}, {})
     print_result(SWEEP, SweepResult(Path("run"), trials, trials[0], trials[0].rungs[0], found))
     return capsys.readouterr().out
 
