@@ -58,8 +58,14 @@ def measure(
     train_seeds: NDArray[np.int64],
     confidence: float = 0.95,
 ) -> Measurement:
-    """Measure episodes given by their columns, each (n,); of the task's own ones those of `judged_by`."""
+    """Measure episodes given by their columns, each (n,); of the task's own ones those of `judged_by`.
+
+    Those are None where an episode ended in an error: it has a share in the rates, as one in which nothing happened.
+    """
     seeds = np.unique(train_seeds)
+
+    def numbers(column: str) -> NDArray[np.int64]:
+        return np.array([value or 0 for value in columns[column]], np.int64)
 
     def rate(won: NDArray[np.bool_]) -> Interval:
         if len(seeds) > 1:
@@ -67,9 +73,10 @@ def measure(
         return rate_interval(int(won.sum()), len(won), confidence=confidence)
 
     succeeded = rate(success)
-    rates = {name: rate(np.asarray(columns[one.column]) >= one.count) for name, one in task.rates.items()}
-    steps = {event: np.array([step for step in columns[column] if step > 0]) for event, column in task.events.items()}
-    times = {event: tuple(np.quantile(taken, (0.1, 0.5, 0.9)).tolist()) for event, taken in steps.items() if len(taken)}
+    rates = {name: rate(numbers(one.column) >= one.count) for name, one in task.rates.items()}
+    steps = ((event, numbers(column)) for event, column in task.events.items())
+    happened = {event: at[at > 0] for event, at in steps}
+    times = {event: tuple(np.quantile(at, (0.1, 0.5, 0.9)).tolist()) for event, at in happened.items() if at.size}
     first = Counter(what for what in columns[task.first] if what not in (None, NO_ROUTE)) if task.first else Counter()
     begun = {what: count / first.total() for what, count in sorted(first.items())}
     counts, shares, coverage = np.zeros((0, 1), np.int64), {}, None
@@ -92,10 +99,8 @@ def measure(
 
 def judged_by(task: SimulatedTask) -> list[str]:
     """The task's own columns that measuring needs."""
-    columns = [rate.column for rate in task.rates.values()]
-    return [
-        *dict.fromkeys([*([ROUTE] if task.modes else []), *columns, *task.events.values(), *filter(None, [task.first])])
-    ]
+    columns = ROUTE if task.modes else None, *(rate.column for rate in task.rates.values()), *task.events.values()
+    return list(dict.fromkeys(column for column in (*columns, task.first) if column))
 
 
 @dataclass(frozen=True)

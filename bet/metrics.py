@@ -74,7 +74,7 @@ class BlockPushOutcome(Outcome):
     """As `pushed`, nearer than 4 cm. An episode that ends in success at 5 cm gives its last block no time for it."""
     stayed_4cm: int
     route: str
-    """Of a success: the block that entered first, and each block's target; else "none"."""
+    """Of a success: the block that entered first, and each block's target then; else "none"."""
     first_push: str
     """The first block in a target, and which: "block_to_target2"; "none" where none came."""
     first_reached_at: int
@@ -94,22 +94,27 @@ BLOCKPUSH_FIRST = tuple(f"{block}_to_{target}" for block in ("block", "block2") 
 
 def blockpush_outcome(trajectory: Trajectory) -> BlockPushOutcome:
     away = np.linalg.norm(trajectory.observations[:, BLOCK_XY].astype(np.float64), axis=2)  # (T + 1, 2) from the origin
-    reached = np.sort(_first_steps(np.abs(away[1:] - away[0]) > REACHED))  # (2,)
+    reached = np.logical_or.accumulate(np.abs(away[1:] - away[0]) > REACHED).sum(axis=1)  # (T,) blocks so far
     distances = block_distances(trajectory.observations[1:])  # (T, 2 blocks, 2 targets)
-    inside, tight = distances < TOLERANCE, distances < BLOCKPUSH_TIGHT
-    entered = _first_steps(np.any(inside, axis=2))  # (2,) when each block came into any target
+    # The simulator finds a success before observations are rounded to float32.
+    success = trajectory.signals["success"] > 0  # (T,)
+    nearest = distances == distances.min(axis=2, keepdims=True)
+    inside, tight = (distances < TOLERANCE) | (success[:, None, None] & nearest), distances < BLOCKPUSH_TIGHT
+    pushed = _placed(np.logical_or.accumulate(inside))  # (T,) blocks so far
+    entry = inside[inside.any(axis=(1, 2)).argmax()].ravel()  # (4,) block and target, of the first to be inside
+    first, crossed = int(entry.argmax()), int(nearest[success.argmax(), 0, 1])
     return BlockPushOutcome(
-        reached=int((reached < NO_STEP).sum()),
-        pushed=2 if trajectory.success else _placed(np.any(inside, axis=0)),
-        stayed=2 if trajectory.success else _placed(inside[-1]),
-        pushed_4cm=_placed(np.any(tight, axis=0)),
-        stayed_4cm=_placed(tight[-1]),
-        route=_blockpush_route(entered, distances[-1]) if trajectory.success else NO_ROUTE,
-        first_push=_first_push(inside),
-        first_reached_at=_step(reached[0]),
-        second_reached_at=_step(reached[1]),
-        first_pushed_at=_step(entered.min()),
-        second_pushed_at=_second_push(inside),
+        reached=int(reached[-1]),
+        pushed=int(pushed[-1]),
+        stayed=int(_placed(inside[-1])),
+        pushed_4cm=int(_placed(np.any(tight, axis=0))),
+        stayed_4cm=int(_placed(tight[-1])),
+        route=BLOCKPUSH_ROUTES[first // 2 * 2 + crossed] if trajectory.success else NO_ROUTE,
+        first_push=BLOCKPUSH_FIRST[first] if entry.any() else NO_ROUTE,
+        first_reached_at=_first_step(reached >= 1),
+        second_reached_at=_first_step(reached >= 2),
+        first_pushed_at=_first_step(pushed >= 1),
+        second_pushed_at=_first_step(pushed >= 2),
     )
 
 
@@ -118,41 +123,15 @@ def blockpush_primary(trajectory: Trajectory) -> float:
     return blockpush_outcome(trajectory).pushed / 2
 
 
-NO_STEP = np.iinfo(np.int64).max
+def _first_step(happened: NDArray[np.bool_]) -> int:
+    """The first step, from 1, at which something (T,) happened, or `NEVER`."""
+    return int(happened.argmax()) + 1 if happened.any() else NEVER
 
 
-def _first_steps(happened: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Events (T, k) -> the step of each column's first, from 1, (k,); `NO_STEP` where there is none."""
-    return np.where(happened.any(axis=0), happened.argmax(axis=0) + 1, NO_STEP)
-
-
-def _step(step: np.int64) -> int:
-    return NEVER if step == NO_STEP else int(step)
-
-
-def _placed(inside: NDArray[np.bool_]) -> int:
-    """How many blocks are in targets of their own: (2 blocks, 2 targets) -> 0, 1 or 2."""
-    apart = (inside[0, 0] and inside[1, 1]) or (inside[0, 1] and inside[1, 0])
-    return 2 if apart else int(inside.any())
-
-
-def _second_push(inside: NDArray[np.bool_]) -> int:
-    """The step from which both blocks have been in targets of their own."""
-    so_far = np.logical_or.accumulate(inside)  # (T, 2, 2)
-    both = (so_far[:, 0, 0] & so_far[:, 1, 1]) | (so_far[:, 0, 1] & so_far[:, 1, 0])
-    return _step(_first_steps(both[:, None])[0])
-
-
-def _first_push(inside: NDArray[np.bool_]) -> str:
-    """Of the pairs (T, 2 blocks, 2 targets) the one that met first."""
-    met = _first_steps(inside.reshape(-1, 4))  # (4,)
-    return BLOCKPUSH_FIRST[int(np.argmin(met))] if met.min() < NO_STEP else NO_ROUTE
-
-
-def _blockpush_route(entered: NDArray[np.int64], distances: NDArray[np.float64]) -> str:
-    """Of a success: steps at which the blocks entered (2,), and distances at the end (2 blocks, 2 targets)."""
-    first, crossed = int(np.argmin(entered)), int(np.argmin(distances[0]) == 1)
-    return BLOCKPUSH_ROUTES[2 * first + crossed]
+def _placed(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many blocks are in targets of their own: (..., 2 blocks, 2 targets) -> (...)."""
+    apart = (inside[..., 0, 0] & inside[..., 1, 1]) | (inside[..., 0, 1] & inside[..., 1, 0])
+    return np.where(apart, 2, inside.any(axis=(-2, -1)))
 
 
 @dataclass(frozen=True)

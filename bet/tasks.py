@@ -177,6 +177,10 @@ class SimulatedTask(Task):
         """Whether one episode may be worth something without success."""
         return self.protocol.primary not in (SUCCESS, BY_MODES)
 
+    @property
+    def published_rates(self) -> list[str]:
+        return [name for name, rate in self.rates.items() if rate.published]
+
     @cached_property
     def signals(self) -> tuple[str, ...]:
         """Names of the environment's signals."""

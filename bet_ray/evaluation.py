@@ -347,7 +347,7 @@ def measurement(task: SimulatedTask, table: pa.Table, confidence: float = 0.95) 
         task,
         table.column("primary").to_numpy(),
         table.column("success").to_numpy(zero_copy_only=False),
-        {name: [value or 0 for value in table.column(name).to_pylist()] for name in judged_by(task)},  # null: an error
+        {name: table.column(name).to_pylist() for name in judged_by(task)},
         table.column("train_seed").to_numpy(),
         confidence,
     )

@@ -101,7 +101,7 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
         f"  chosen on tune     {name} {Estimate(*result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
     )
     found = result.report
-    rates = "".join(f", {rate} {found.rates[rate]:.2f}" for rate, about in task.rates.items() if about.published)
+    rates = "".join(f", {rate} {found.rates[rate]:.2f}" for rate in task.published_rates)
     success = rates or ("" if name == SUCCESS else f", success {found.success:.2f}")
     beside = rivals(result.trials, sweep.objective)
     if beside is not None and beside.overlapping:

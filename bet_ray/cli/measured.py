@@ -77,8 +77,8 @@ def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Tab
     rows.sort(key=lambda row: (row[0].task.name, -row[2].primary.estimate))
     settings = _different_settings(evaluations)
     primaries = dict.fromkeys(one.task.protocol.primary for one in evaluations)
-    published = dict.fromkeys(name for one in evaluations for name, rate in one.task.rates.items() if rate.published)
-    names = dict.fromkeys([*(["primary"] if len(primaries) > 1 else primaries), *(published or [SUCCESS])])
+    rates = [name for one in evaluations for name in one.task.published_rates or [SUCCESS]]
+    names = dict.fromkeys([*(["primary"] if len(primaries) > 1 else primaries), *rates])
     spread = "intervals hold for all at once, 95%"
     split = evaluations[0].job.split.value
     table = board(

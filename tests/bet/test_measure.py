@@ -1,5 +1,10 @@
 """What a set of episodes says about a policy or a setting."""
 
+from collections.abc import Sequence
+from dataclasses import fields
+from math import log
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,9 +13,10 @@ from numpy.typing import NDArray
 
 from bet import tasks
 from bet.measure import Measurement, judged_by, measure, measure_difference
+from bet.metrics import BLOCKPUSH_ROUTES, NEVER, NO_ROUTE
 from bet.stats import Method, mean_interval, paired_mean_difference, paired_rate_test, rate_interval
 
-PUSHT, GRID = tasks.get("pusht"), tasks.get("pointmass2")
+PUSHT, BLOCKS, GRID = tasks.get("pusht"), tasks.get("blockpush"), tasks.get("pointmass2")
 ROUTES = list(GRID.modes)  # right_first .3, diagonal .4, up_first .3, none 0
 
 
@@ -145,7 +151,7 @@ def test_a_route_that_the_task_does_not_have_is_refused() -> None:
         measure(GRID, success.astype(float), success, {"route": ["sideways"]}, np.zeros(1, np.int64))
 
 
-@pytest.mark.parametrize("task", [PUSHT, GRID], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [PUSHT, BLOCKS, GRID], ids=lambda task: task.name)
 def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
     result = measure(
         task, np.zeros(0), np.zeros(0, bool), {name: [] for name in judged_by(task)}, np.zeros(0, np.int64)
@@ -153,6 +159,91 @@ def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
     assert result.episodes == 0
     assert np.isnan(result.primary.estimate)
     assert (result.primary.low, result.primary.high) == (0, 1)
+    assert set(result.rates) == set(task.rates)
+    assert all(np.isnan(rate.estimate) for rate in result.rates.values())
+    assert (result.times, result.begun, result.mode_entropy) == ({}, {}, None)
+
+
+# Rates, events, and what episodes began with.
+
+
+def pushing(n: int, train_seeds: NDArray[np.int64] | None = None, /, **given: Sequence[Any]) -> Measurement:
+    """Measure n episodes of BlockPush in which nothing happened but for these columns."""
+    nothing = {name: [NEVER if name.endswith("_at") else 0] * n for name in judged_by(BLOCKS)}
+    names = dict.fromkeys(("route", "first_push"), [NO_ROUTE] * n)
+    own = nothing | names | given
+    primary = np.array([pushed or 0 for pushed in own["pushed"]]) / 2
+    success = np.array([route not in (None, NO_ROUTE) for route in own["route"]])
+    return measure(BLOCKS, primary, success, own, np.zeros(n, np.int64) if train_seeds is None else train_seeds)
+
+
+def test_rates_are_shares_of_the_episodes_that_have_so_many() -> None:
+    found = pushing(10, reached=[2] * 6 + [1] * 3 + [0], pushed=[2] * 2 + [1] * 3 + [0] * 5, stayed=[1] * 4 + [0] * 6)
+    expected = {"R1": 9, "R2": 6, "P1": 5, "P2": 2, "P1 stays": 4, "P2 stays": 0, "P1 4 cm": 0}
+    for name, count in expected.items():
+        assert found.rates[name] == rate_interval(count, 10)
+    assert list(found.rates) == list(BLOCKS.rates)
+    assert found.primary.estimate == pytest.approx((5 + 2) / 20)
+
+
+def test_only_what_the_literature_has_is_a_published_rate() -> None:
+    assert BLOCKS.published_rates == ["R1", "R2", "P1", "P2"]
+    assert PUSHT.published_rates == []
+
+
+def test_rates_of_several_training_seeds_speak_of_the_setting() -> None:
+    pushed, seeds = [2] * 20 + [1] * 20 + [0] * 20, np.repeat([3, 5, 9], 20)
+    found = pushing(60, seeds, pushed=pushed)
+    assert found.rates["P1"] == mean_interval(np.array(pushed) >= 1.0, seeds)
+    assert found.rates["P1"].method is Method.CLUSTERED
+    assert found.rates["P1"].estimate == pytest.approx(2 / 3)
+    alone = rate_interval(40, 60)
+    assert found.rates["P1"].high - found.rates["P1"].low > 2 * (alone.high - alone.low)
+
+
+def test_times_are_quantiles_of_what_happened_and_what_never_did_has_none() -> None:
+    found = pushing(20, first_pushed_at=[*range(10, 21)] + [NEVER] * 9, first_reached_at=[7] + [NEVER] * 19)
+    assert found.times == {"first block pushed": (11, 15, 19), "first block reached": (7, 7, 7)}
+
+
+def test_what_episodes_began_with_is_shared_out_among_those_that_began_anything() -> None:
+    found = pushing(8, first_push=["block_to_target"] * 3 + ["block2_to_target"] + [NO_ROUTE] * 4)
+    assert found.begun == {"block2_to_target": 0.25, "block_to_target": 0.75}
+    assert pushing(8).begun == {}
+
+
+def test_an_episode_that_ended_in_an_error_counts_in_rates_and_in_nothing_else() -> None:
+    happened: dict[str, list[Any]] = {
+        "reached": [2],
+        "pushed": [2],
+        "route": ["block_first_crossed"],
+        "first_push": ["block_to_target2"],
+        "first_pushed_at": [30],
+    }
+    plain = pushing(1, **happened)
+    columns = {name: [*happened.get(name, [0]), None] for name in judged_by(BLOCKS)}
+    found = pushing(2, **columns)
+    assert found.rates["P2"] == rate_interval(1, 2)
+    assert found.success == rate_interval(1, 2)
+    assert (found.times, found.begun, found.mode_shares) == (plain.times, plain.begun, plain.mode_shares)
+    assert found.times == {"first block pushed": (30, 30, 30)}
+    assert pushing(1, **{name: [None] for name in judged_by(BLOCKS)}).begun == {}
+
+
+def test_the_entropy_of_modes_is_that_of_four_where_all_are_as_frequent() -> None:
+    assert pushing(12, route=[*BLOCKPUSH_ROUTES * 2, *[NO_ROUTE] * 4]).mode_entropy == pytest.approx(log(4))
+    assert pushing(4, route=[BLOCKPUSH_ROUTES[0]] * 4).mode_entropy == 0
+    assert pushing(4).mode_entropy is None
+    assert measure(PUSHT, np.ones(2), np.ones(2, bool), {}, np.zeros(2, np.int64)).mode_entropy is None
+
+
+@pytest.mark.parametrize("task", [PUSHT, BLOCKS, GRID], ids=lambda task: task.name)
+def test_the_columns_that_a_task_is_judged_by_are_of_its_outcome_and_named_once(task: tasks.SimulatedTask) -> None:
+    columns = judged_by(task)
+    assert len(columns) == len(set(columns))
+    assert set(columns) <= {field.name for field in fields(task.outcome_type)}
+    needed = {rate.column for rate in task.rates.values()} | {*task.events.values()} | {task.first} - {None}
+    assert set(columns) == needed | ({"route"} if task.modes else set())
 
 
 # Two policies on the same episodes.

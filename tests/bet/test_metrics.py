@@ -1,20 +1,28 @@
 """Outcomes of episodes, and how well their routes cover the demonstrated ones."""
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import ArrayLike, NDArray
 
+from bet.envs.blockpush import BLOCK_XY, OBS_DIM, TARGET_XY, TOLERANCE, block_distances
 from bet.envs.pointmass import PointMassVersion, Route
 from bet.metrics import (
+    BLOCKPUSH_FIRST,
+    BLOCKPUSH_ROUTES,
+    NEVER,
     NO_ROUTE,
+    BlockPushOutcome,
     PointMassOutcome,
     PushTOutcome,
+    blockpush_outcome,
+    blockpush_primary,
     mode_coverage,
     pointmass_outcome,
     pusht_outcome,
@@ -24,6 +32,7 @@ from bet.metrics import (
     success_primary,
 )
 from bet.oracles.pointmass import route_points
+from bet.tasks import get
 from bet.trajectory import Trajectory
 
 ONE, TWO = PointMassVersion.ONE, PointMassVersion.TWO
@@ -79,7 +88,7 @@ def test_a_trajectory_without_steps_is_refused() -> None:
 # Columns.
 
 
-@pytest.mark.parametrize("outcome", [PushTOutcome, PointMassOutcome])
+@pytest.mark.parametrize("outcome", [PushTOutcome, BlockPushOutcome, PointMassOutcome])
 def test_an_outcome_has_columns_that_parquet_knows(outcome: type) -> None:
     assert all(field.type in (str, float, int, bool) for field in dataclasses.fields(outcome))
 
@@ -94,6 +103,219 @@ def test_pusht_remembers_the_best_coverage_not_the_last() -> None:
 @pytest.mark.parametrize(("best", "score"), [(0.0, 0.0), (0.475, 0.5), (0.95, 1.0), (0.99, 1.0)])
 def test_the_pusht_score_is_best_coverage_as_a_share_of_what_counts_as_solved(best: float, score: float) -> None:
     assert pusht_primary(pusht(0.0, best)) == pytest.approx(score)
+
+
+# BlockPush.
+
+TARGET, TARGET2 = (0.28, 0.2), (0.52, 0.2)
+AWAY, AWAY2, MIDWAY = (0.3, -0.2), (0.5, -0.2), (0.4, 0.0)  # in no target
+BELOW = (TARGET[0], TARGET[1] - 0.045)  # in the target at 5 cm, not at 4
+SWAPPED = {"block": "block2", "block2": "block", "target": "target2", "target2": "target"}
+
+Path = Sequence[tuple[float, float]]
+
+
+def pushed(block: Path, block2: Path, target: Path = (TARGET,), target2: Path = (TARGET2,)) -> Trajectory:
+    """Two blocks that lie at these places one after another, (T + 1, 2) each; a success where the simulator has one."""
+    observations = np.zeros((len(block), OBS_DIM), dtype=np.float32)
+    for columns, places in zip((*BLOCK_XY, *TARGET_XY), (block, block2, target, target2), strict=True):
+        observations[:, columns] = places
+    distances = block_distances(observations[1:])  # (T, 2, 2)
+    nearest = distances.argmin(axis=2)
+    success = np.all(distances.min(axis=2) < TOLERANCE, axis=1) & (nearest[:, 0] != nearest[:, 1])
+    steps = len(success)
+    signals = {"success": success.astype(float)}
+    return Trajectory(observations, np.zeros((steps, 2), np.float32), np.zeros(steps), signals, np.zeros(steps, int))
+
+
+def still(place: tuple[float, float], steps: int) -> Path:
+    return [place] * (steps + 1)
+
+
+def test_where_nothing_is_touched_nothing_has_happened() -> None:
+    outcome = blockpush_outcome(pushed(still(AWAY, 3), still(AWAY2, 3)))
+    assert outcome == BlockPushOutcome(0, 0, 0, 0, 0, NO_ROUTE, NO_ROUTE, NEVER, NEVER, NEVER, NEVER)
+
+
+def test_a_block_is_reached_when_it_is_over_a_millimetre_nearer_to_or_further_from_the_origin() -> None:
+    start = (0.4, 0.0)
+    for far in (0.4009, 0.3991):
+        assert blockpush_outcome(pushed([start, (far, 0.0)], still(AWAY2, 1))).reached == 0
+    for far in (0.4011, 0.3989):
+        outcome = blockpush_outcome(pushed([start, start, (far, 0.0), start], still(AWAY2, 3)))
+        assert (outcome.reached, outcome.first_reached_at, outcome.second_reached_at) == (1, 2, NEVER)
+
+
+def test_a_block_that_moves_along_a_circle_about_the_origin_is_not_reached_even_on_its_way_into_a_target() -> None:
+    """The original's quirk: it compares lengths, not places."""
+    angles = np.linspace(-0.5, np.arctan2(TARGET[1], TARGET[0]), 5)
+    circle = np.hypot(*TARGET) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    outcome = blockpush_outcome(pushed(circle.tolist(), still(AWAY2, 4)))
+    assert (outcome.reached, outcome.first_reached_at) == (0, NEVER)
+    assert (outcome.pushed, outcome.stayed, outcome.first_pushed_at) == (1, 1, 4)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_each_block_is_reached_at_a_step_of_its_own(swapped: bool) -> None:
+    paths = [AWAY, AWAY, MIDWAY, MIDWAY], [AWAY2, AWAY2, AWAY2, MIDWAY]
+    outcome = blockpush_outcome(pushed(*(paths[::-1] if swapped else paths)))
+    assert (outcome.reached, outcome.first_reached_at, outcome.second_reached_at) == (2, 2, 3)
+    together = blockpush_outcome(pushed([AWAY, MIDWAY], [AWAY2, MIDWAY]))
+    assert (together.reached, together.first_reached_at, together.second_reached_at) == (2, 1, 1)
+
+
+def test_what_entered_a_target_and_left_it_again_did_not_stay() -> None:
+    outcome = blockpush_outcome(pushed([AWAY, TARGET, MIDWAY], still(AWAY2, 2)))
+    assert (outcome.pushed, outcome.pushed_4cm, outcome.stayed, outcome.stayed_4cm) == (1, 1, 0, 0)
+    assert (outcome.first_push, outcome.first_pushed_at, outcome.second_pushed_at) == ("block_to_target", 1, NEVER)
+
+
+def test_both_may_have_entered_and_only_one_have_stayed() -> None:
+    outcome = blockpush_outcome(pushed([AWAY, TARGET, MIDWAY, MIDWAY], [AWAY2, AWAY2, AWAY2, TARGET2]))
+    assert (outcome.pushed, outcome.stayed, outcome.route) == (2, 1, NO_ROUTE)
+    assert (outcome.first_pushed_at, outcome.second_pushed_at) == (1, 3)
+
+
+def test_at_4_cm_less_counts() -> None:
+    outcome = blockpush_outcome(pushed([AWAY, BELOW, BELOW], [AWAY2, AWAY2, TARGET2]))
+    assert (outcome.pushed, outcome.stayed) == (2, 2)
+    assert (outcome.pushed_4cm, outcome.stayed_4cm) == (1, 1)
+
+
+def test_two_blocks_in_the_same_target_count_as_one() -> None:
+    outcome = blockpush_outcome(pushed([AWAY, TARGET, TARGET], [AWAY2, AWAY2, TARGET]))
+    assert (outcome.pushed, outcome.stayed, outcome.pushed_4cm, outcome.stayed_4cm) == (1, 1, 1, 1)
+    assert (outcome.first_pushed_at, outcome.second_pushed_at) == (1, NEVER)
+    then_apart = blockpush_outcome(pushed([AWAY, TARGET, TARGET, TARGET], [AWAY2, AWAY2, TARGET, TARGET2]))
+    assert (then_apart.pushed, then_apart.stayed, then_apart.second_pushed_at) == (2, 2, 3)
+
+
+def test_a_block_that_enters_both_targets_counts_as_one_until_the_other_block_enters_either() -> None:
+    alone = blockpush_outcome(pushed([AWAY, TARGET, TARGET2], still(AWAY2, 2)))
+    assert (alone.pushed, alone.stayed, alone.first_push, alone.second_pushed_at) == (1, 1, "block_to_target", NEVER)
+    for last in (TARGET, TARGET2):
+        both = blockpush_outcome(pushed([AWAY, TARGET, TARGET2, MIDWAY], [AWAY2, AWAY2, AWAY2, last]))
+        assert (both.pushed, both.stayed, both.second_pushed_at) == (2, 1, 3)
+
+
+@pytest.mark.parametrize("first", ["block", "block2"])
+@pytest.mark.parametrize("pairing", ["straight", "crossed"])
+def test_a_success_is_named_by_the_block_that_entered_first_and_by_who_is_where(first: str, pairing: str) -> None:
+    end, end2 = (TARGET, TARGET2) if pairing == "straight" else (TARGET2, TARGET)
+    block, block2 = [AWAY, MIDWAY, end, end, end], [AWAY2, AWAY2, AWAY2, AWAY2, end2]
+    if first == "block2":
+        block, block2 = [AWAY, AWAY, AWAY, AWAY, end], [AWAY2, MIDWAY, end2, end2, end2]
+    episode = pushed(block, block2)
+    assert episode.success
+    outcome = blockpush_outcome(episode)
+    where = "target" if (first == "block") == (pairing == "straight") else "target2"
+    names = f"{first}_first_{pairing}", f"{first}_to_{where}"
+    assert outcome == BlockPushOutcome(2, 2, 2, 2, 2, *names, 1, 4, 2, 4)
+    assert blockpush_primary(episode) == 1.0
+
+
+def test_the_names_of_routes_and_of_first_pushes_are_the_tasks() -> None:
+    assert set(BLOCKPUSH_ROUTES) == set(get("blockpush").modes) - {NO_ROUTE}
+    assert BLOCKPUSH_FIRST == ("block_to_target", "block_to_target2", "block2_to_target", "block2_to_target2")
+
+
+def test_a_block_that_changed_its_target_is_told_by_where_it_came_first_and_its_route_by_where_it_ended() -> None:
+    outcome = blockpush_outcome(pushed([AWAY, TARGET2, MIDWAY, TARGET, TARGET], [AWAY2, AWAY2, AWAY2, AWAY2, TARGET2]))
+    assert (outcome.first_push, outcome.route) == ("block_to_target2", "block_first_straight")
+    assert (outcome.first_pushed_at, outcome.second_pushed_at) == (1, 4)
+
+
+def test_a_route_is_that_of_the_success_whatever_came_after() -> None:
+    """As where recorded steps are made again, and the simulator finds the success a step before the recorded one."""
+    outcome = blockpush_outcome(pushed([AWAY, TARGET2, TARGET2, MIDWAY], [AWAY2, AWAY2, TARGET, TARGET]))
+    assert (outcome.route, outcome.pushed, outcome.stayed) == ("block_first_crossed", 2, 1)
+
+
+def test_a_block_that_begins_in_a_target_enters_it_with_the_first_step() -> None:
+    outcome = blockpush_outcome(pushed(still(TARGET, 1), still(AWAY2, 1)))
+    assert (outcome.reached, outcome.pushed, outcome.first_pushed_at) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(("block", "share"), [(AWAY, 0.0), (TARGET, 0.5)])
+def test_the_primary_of_block_push_is_the_share_of_the_blocks_that_entered(
+    block: tuple[float, float], share: float
+) -> None:
+    assert blockpush_primary(pushed([AWAY, block, AWAY], still(AWAY2, 2))) == share
+
+
+def test_a_block_exactly_as_far_away_as_the_tolerance_is_outside() -> None:
+    near, above, target = float(np.float32(0.05)), 1.1780402e-09, (7.4505807e-10, 0.0)  # as float32 5 cm to the bit
+    episode = pushed([AWAY, (near, above)], still(AWAY2, 1), target=(target,))
+    assert block_distances(episode.observations)[1, 0, 0] == TOLERANCE
+    assert blockpush_outcome(episode).pushed == 0
+    nearer = float(np.nextafter(np.float32(near), np.float32(0)))
+    assert blockpush_outcome(pushed([AWAY, (nearer, above)], still(AWAY2, 1), target=(target,))).pushed == 1
+
+
+def test_a_success_that_rounding_to_float32_hides_counts_and_has_its_steps() -> None:
+    """The simulator saw a block a hair inside of 5 cm; what is recorded of that is a hair outside."""
+    edge = (0.05, 0.0)  # as float32 a little more
+    episode = pushed([AWAY, edge, edge], [AWAY2, AWAY2, TARGET2], target=((0.0, 0.0),))
+    assert not episode.success
+    episode = dataclasses.replace(episode, signals={"success": np.array([0.0, 1.0])})
+    outcome = blockpush_outcome(episode)
+    assert (outcome.pushed, outcome.stayed, outcome.pushed_4cm, outcome.stayed_4cm) == (2, 2, 1, 1)
+    assert (outcome.first_pushed_at, outcome.second_pushed_at, outcome.route) == (2, 2, "block_first_straight")
+
+
+PLACES = st.sampled_from([AWAY, AWAY2, MIDWAY, BELOW, TARGET, TARGET2, (0.49, 0.2), (0.34, 0.2), (0.52, 0.245)])
+EPISODES = st.integers(1, 6).flatmap(
+    lambda steps: st.tuples(*[st.lists(PLACES, min_size=steps + 1, max_size=steps + 1)] * 2)
+)
+
+
+@given(EPISODES)
+def test_stricter_readings_count_no_more_and_counts_agree_with_steps(paths: tuple[Path, Path]) -> None:
+    episode = pushed(*paths)
+    outcome = blockpush_outcome(episode)
+    assert outcome.stayed_4cm <= min(outcome.stayed, outcome.pushed_4cm)
+    assert max(outcome.stayed, outcome.pushed_4cm) <= outcome.pushed
+    for count, at in (
+        (outcome.reached, (outcome.first_reached_at, outcome.second_reached_at)),
+        (outcome.pushed, (outcome.first_pushed_at, outcome.second_pushed_at)),
+    ):
+        assert count == sum(step != NEVER for step in at)
+        assert all(step == NEVER or 1 <= step <= len(episode) for step in at)
+        assert count < 2 or at[0] <= at[1]
+    assert (outcome.first_push == NO_ROUTE) == (outcome.pushed == 0)
+    assert (outcome.route == NO_ROUTE) == (not episode.success)
+    assert not episode.success or outcome.pushed == 2
+
+
+@given(EPISODES)
+def test_an_episode_cut_short_has_the_events_that_had_happened_by_then(paths: tuple[Path, Path]) -> None:
+    whole = blockpush_outcome(pushed(*paths))
+    for steps in range(1, len(paths[0]) - 1):
+        part = vars(blockpush_outcome(pushed(*(path[: steps + 1] for path in paths))))
+        for event, at in vars(whole).items():
+            if event.endswith("_at"):
+                assert part[event] == (at if at <= steps else NEVER)
+
+
+@given(EPISODES)
+def test_other_names_of_blocks_and_targets_change_names_alone(paths: tuple[Path, Path]) -> None:
+    episode = pushed(*paths)
+    outcome = blockpush_outcome(episode)
+    inside = np.any(block_distances(episode.observations[1:]) < TOLERANCE, axis=2)  # (T, 2)
+    assume(outcome.pushed == 0 or not inside[outcome.first_pushed_at - 1].all())  # of two at once the first is named
+    blocks_swapped = pushed(*paths[::-1])
+    targets_swapped = pushed(*paths, target=(TARGET2,), target2=(TARGET,))
+    for other, swaps in ((blocks_swapped, "block"), (targets_swapped, "target")):
+        renamed = blockpush_outcome(other)
+        first, route = outcome.first_push, outcome.route
+        if first != NO_ROUTE:
+            names = first.split("_to_")
+            first = "_to_".join(SWAPPED[name] if name.startswith(swaps) else name for name in names)
+        if route != NO_ROUTE:
+            block, pairing = route.split("_first_")
+            other_pairing = {"straight": "crossed", "crossed": "straight"}[pairing]
+            route = f"{SWAPPED[block] if swaps == 'block' else block}_first_{other_pairing}"
+        assert renamed == dataclasses.replace(outcome, first_push=first, route=route)
 
 
 # Which route.

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from bet import tasks
 from bet.config import ConfigError
 from bet.data.bet_release import BetRelease, load_release
+from bet.envs.blockpush import VELOCITIES
 from bet.layouts import PushTLayout, pusht_observations
 from bet.views import placed
 
@@ -47,6 +48,19 @@ def test_the_columns_of_block_push_are_those_that_the_demonstrations_show(data_d
     for target in ("target", "target 2"):  # stands still, turned by half a turn, more or less
         assert not any(np.diff(found[f"{target} {what}"])[inside].any() for what in ("x", "y", "yaw"))
         assert np.abs(found[f"{target} yaw"]).min() > np.pi - np.pi / 30 - 1e-6
+
+
+def test_the_state_behind_an_observation_of_block_push_is_at_rest():
+    view, task = tasks.get("blockpush").view("state"), tasks.get("blockpush")
+    env = task.make_env(3)
+    env.reset(seed=[0, 1, 2])
+    observations, *_ = env.step(np.full((3, 2), 0.05))
+    scene = view.scene(observations)
+    assert view.complete
+    assert scene.dtype == np.float64
+    assert scene.shape == (3, 22) == (3, env.state_dim)
+    np.testing.assert_array_equal(scene[:, :16], observations)
+    assert not scene[:, VELOCITIES].any()
 
 
 def test_the_elements_of_the_kitchen_are_where_its_tasks_look_for_them():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bet import tasks
 from bet.measure import Measurement
 from bet.stats import rate_interval
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
@@ -46,6 +47,20 @@ def test_settings_that_may_be_as_good_as_the_winner_are_counted(capsys: pytest.C
     assert "  1 of 2 other settings has an interval that overlaps the winner's\n" in said
     assert "overlap" not in printed([WINNER, FAR], capsys)
     assert "overlap" not in printed([WINNER], capsys)
+
+
+def test_a_winner_is_measured_by_the_rates_that_the_literature_has_else_by_success(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert f"score {rate_interval(7, 10):.2f}, success {rate_interval(1, 10):.2f}, 10 fresh" in printed(
+        [WINNER], capsys
+    )
+    rates = {name: rate_interval(count, 10) for count, name in enumerate(tasks.get("blockpush").rates)}
+    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, rates, {}, {})
+    sweep = parse_sweep({"question": "Which?", "task": "blockpush", "space": {"bins": [1, 2]}, "search": "grid"}, "x")
+    print_result(sweep, SweepResult(Path("run"), [WINNER], WINNER, WINNER.rungs[0], found))
+    shown = "".join(f", {name} {rates[name]:.2f}" for name in ("R1", "R2", "P1", "P2"))
+    assert f"blocks pushed {found.primary:.2f}{shown}, 10 fresh episodes" in capsys.readouterr().out
 
 
 def test_intervals_are_of_the_objective_and_a_loss_has_none() -> None:
