@@ -144,6 +144,8 @@ def test_a_block_is_reached_when_it_is_over_a_millimetre_nearer_to_or_further_fr
     for far in (0.4011, 0.3989):
         outcome = blockpush_outcome(pushed([start, start, (far, 0.0), start], still(AWAY2, 3)))
         assert (outcome.reached, outcome.first_reached_at, outcome.second_reached_at) == (1, 2, NEVER)
+    slowly = blockpush_outcome(pushed([start, (0.4006, 0.0), (0.4012, 0.0)], still(AWAY2, 2)))
+    assert (slowly.reached, slowly.first_reached_at) == (1, 2)
 
 
 def test_a_block_that_moves_along_a_circle_about_the_origin_is_not_reached_even_on_its_way_into_a_target() -> None:
