@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bet.envs.pusht import PushTVectorEnv
+from bet.envs.vector import SlotVectorEnv
 
 SLICE = 0.25  # seconds
 EPISODE = 100  # steps
@@ -49,8 +50,8 @@ class Reference:
 class Ours:
     """A vector environment; a step counts once per slot."""
 
-    def __init__(self, actor: Actor, slots: int) -> None:
-        self.env = PushTVectorEnv(slots)
+    def __init__(self, actor: Actor, env: SlotVectorEnv) -> None:
+        self.env = env
         self.actor, self.generator = actor, np.random.default_rng(0)
 
     def episode(self, seed: int) -> int:
@@ -82,7 +83,12 @@ def main() -> None:
     print(f"{'actions':<10}{'environment':<18}{'us/step':>9}{'ratio':>8}")
     for label, actor in (("random", random_actions), ("pushing", pushing_actions)):
         times = measure(
-            {"gym-pusht": Reference(actor), "ours, 1 slot": Ours(actor, 1), "ours, 32 slots": Ours(actor, 32)}, seconds
+            {
+                "gym-pusht": Reference(actor),
+                "ours, 1 slot": Ours(actor, PushTVectorEnv(1)),
+                "ours, 32 slots": Ours(actor, PushTVectorEnv(32)),
+            },
+            seconds,
         )
         for name, microseconds in times.items():
             print(f"{label:<10}{name:<18}{microseconds:>9.1f}{times['gym-pusht'] / microseconds:>7.1f}x")

@@ -151,30 +151,52 @@ def show(
     console.print(f"video: {shown.video}" if shown.video else f"no video: {shown.no_video}")
 
 
-@app.command(epilog="Example: `bet-ray data generate pointmass2 --episodes 2000 --out data/pointmass2.parquet`")
+@app.command(epilog="Examples: `bet-ray data generate blockpush --episodes 500` · `bet-ray data generate pointmass2`")
 def generate(
-    task: Annotated[str, typer.Argument(help="pointmass1 or pointmass2.")],
-    episodes: Annotated[int, typer.Option(min=2, help="Demonstrations to make; 20,000 as published.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of routes and noise.")] = 0,
-    noise: Annotated[float, typer.Option(min=0, help="Standard deviation of the noise on each point.")] = 0.1,
+    task: Annotated[str, typer.Argument(help="blockpush, pointmass1 or pointmass2.")],
+    episodes: Annotated[
+        int,
+        typer.Option(min=2, help="Demonstrations to make; published are 1,000 of blockpush, 20,000 of a point mass."),
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of first states, orders, routes and noise.")] = 0,
+    noise: Annotated[
+        float | None, typer.Option(min=0, help="Point masses: standard deviation of the noise on each point. [0.1]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="blockpush: how many make them at once; the same ones. [one per CPU]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file. Default: data/TASK.parquet.")] = None,
 ) -> None:
     """Let a scripted demonstrator make a data set."""
     from bet.config import ConfigError, did_you_mean
     from bet.data.store import save_episodes
     from bet.envs.pointmass import PointMassVersion
-    from bet.oracles.pointmass import demonstrations
 
-    if task not in list(PointMassVersion):
-        raise ConfigError(f"no demonstrator for {task!r}{did_you_mean(task, list(PointMassVersion))}")
+    known = ["blockpush", *PointMassVersion]
+    if task not in known:
+        raise ConfigError(f"no demonstrator for {task!r}{did_you_mean(task, known)}")
+    other, given = ("--noise", noise) if task == "blockpush" else ("--workers", workers)
+    if given is not None:
+        raise ConfigError(f"{other} does not go with {task}")
     path = out or Path("data") / f"{task}.parquet"
     with progress_bar(SLOW) as bar:
         line = bar.add_task("demonstrations", total=episodes)
-        made = demonstrations(
-            PointMassVersion(task), episodes, seed, noise, progress=lambda done: bar.update(line, completed=done)
-        )
+
+        def show(done: int) -> None:
+            bar.update(line, completed=done)
+
+        if task == "blockpush":
+            from bet_ray.generation import blockpush_demonstrations
+
+            made, succeeded = blockpush_demonstrations(episodes, seed, workers, show)
+        else:
+            from bet.oracles.pointmass import demonstrations
+
+            made = demonstrations(PointMassVersion(task), episodes, seed, 0.1 if noise is None else noise, show)
+            succeeded = len(made)
         save_episodes(made, path)
-    console.print(f"{_size(made)}, digest {made.digest[:12]} in {path}")
+    failed = f", {counted(len(made) - succeeded, 'of them fails', 'of them fail')}" if succeeded < len(made) else ""
+    console.print(f"{_size(made)}{failed}, digest {made.digest[:12]} in {path}")
     console.print(f"next: bet-ray train {task} data.path={path}")
 
 

@@ -1,0 +1,44 @@
+"""Demonstrations that Ray's workers make together are the ones that one alone makes, kill -9 or not."""
+
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from bet.oracles.blockpush import demonstrations
+from bet_ray.generation import PART, blockpush_demonstrations
+
+EPISODES = 2 * PART + 5
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[str, int]:
+    """The digest of what this process makes, and how many succeed."""
+    episodes, succeeded = demonstrations(range(EPISODES), seed=4)
+    return episodes.digest, succeeded
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_workers_makes_the_same_demonstrations(workers: int, alone: tuple[str, int]) -> None:
+    told: list[int] = []
+    episodes, succeeded = blockpush_demonstrations(EPISODES, 4, workers, told.append)
+    assert (episodes.digest, succeeded) == alone
+    assert told[-1] == EPISODES
+    assert told == sorted(told)
+
+
+def test_a_part_is_made_again_when_its_worker_is_killed(alone: tuple[str, int]) -> None:
+    killed: list[int] = []
+
+    def kill(done: int) -> None:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if done < EPISODES and not killed and process.name().startswith("ray::_make"):
+                    process.kill()
+                    killed.append(process.pid)
+
+    episodes, _ = blockpush_demonstrations(EPISODES, 4, 2, kill)
+    assert killed
+    assert episodes.digest == alone[0]
