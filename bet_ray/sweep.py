@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ from bet.config import (
     parse_dotlist,
     validation_message,
 )
+from bet_ray.values import setting_text
 
 
 class Search(StrEnum):
@@ -142,11 +143,13 @@ class Sweep(Frozen):
     """Name in the task registry, or a gymnasium id; `task.env` is another spelling."""
     base: dict[str, Any] = {}  # noqa: RUF012
     """Settings that all trials share."""
-    space: dict[str, Values]
+    space: dict[str, Values] | None = None
     """What is searched: a list is categorical, `{low, high, log | step}` a range."""
+    settings: list[dict[str, Any]] | None = None
+    """In place of `space`: the settings themselves, all of which are tried; what one does not name is as in `base`."""
     search: SearchConfig = SearchConfig()
     trials: PositiveInt | None = None
-    """Settings to try. A grid tries all of its own, and no fewer."""
+    """Settings to try. A grid and a list try all of their own, and no fewer."""
     seeds_per_trial: PositiveInt = 1
     """Training seeds of each setting."""
     scheduler: Scheduler = Scheduler.NONE
@@ -158,6 +161,12 @@ class Sweep(Frozen):
     track: TrackConfig = Field(default=TrackConfig(), exclude=True)
     """How the sweep is watched."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_list_is_its_own_grid(cls, tree: Any) -> Any:
+        listed = isinstance(tree, Mapping) and tree.get("settings") is not None
+        return {"search": Search.GRID, **tree} if listed else tree
+
     @field_validator("search", mode="before")
     @classmethod
     def _method_alone(cls, value: Any) -> Any:
@@ -166,12 +175,22 @@ class Sweep(Frozen):
     @field_validator("space", mode="before")
     @classmethod
     def _lists_or_ranges(cls, space: Any) -> Any:
+        if space is None:
+            return None
         if not isinstance(space, Mapping) or not space:
             raise ValueError("needs at least one setting to search")
         for key, values in space.items():
             if not isinstance(values, Mapping) and (not isinstance(values, list) or not values):
                 raise ValueError(f"{key}: expected a list of values or {{low, high}}")
         return space
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _mappings(cls, settings: Any) -> Any:
+        whole = isinstance(settings, list) and all(isinstance(setting, Mapping) for setting in settings)
+        if settings is not None and not (whole and any(settings)):
+            raise ValueError("expected a list of settings, each a mapping of what it changes ({}: as in base)")
+        return settings
 
     @field_validator("base", mode="after")
     @classmethod
@@ -180,48 +199,83 @@ class Sweep(Frozen):
 
     @field_validator("space", mode="after")
     @classmethod
-    def _full_keys(cls, space: dict[str, Any]) -> dict[str, Any]:
-        return {full_key(key): values for key, values in space.items()}
+    def _full_keys(cls, space: dict[str, Any] | None) -> dict[str, Any] | None:
+        return space and {full_key(key): values for key, values in space.items()}
+
+    @field_validator("settings", mode="after")
+    @classmethod
+    def _dotted_settings(cls, settings: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        return settings and [flatten(setting) for setting in settings]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Sweep":
-        if self.search.method is not Search.GRID and self.trials is None:
-            raise ValueError(f"trials: how many settings should {self.search.method} try?")
+        if (self.space is None) == (self.settings is None):
+            raise ValueError("either space (what is searched) or settings (a list of them) is needed, and not both")
+        method, where = self.search.method, "space" if self.settings is None else "settings"
+        if self.settings is not None and method is not Search.GRID:
+            raise ValueError(f"search: {method} chooses from a space, and listed settings are all tried; drop it")
+        if method is not Search.GRID and self.trials is None:
+            raise ValueError(f"trials: how many settings should {method} try?")
         tracked = [key for key in self.base if key.startswith("track.")]
         if tracked:
             raise ValueError(f"base.{tracked[0]}: tracking is of the whole sweep; write it as {tracked[0]}")
-        clash = sorted(self.base.keys() & self.space.keys())
+        clash = sorted(self.base.keys() & (self.space or {}).keys())
         if clash:
             raise ValueError(f"{clash[0]} is both in base and in space")
-        for key, values in self.space.items():
-            if isinstance(values, Range) and self.search.method is Search.GRID and values.step is None:
-                raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
+        for key in self.searched:
             if key.partition(".")[0] in ("eval", "pool", "track") or key in ("task", "train.seed", "train.device"):
-                raise ValueError(f"space.{key}: does not make another setting (for training seeds: seeds_per_trial)")
-        if self.search.method is Search.GRID and self.trials is not None and self.trials < self.trial_count:
+                raise ValueError(f"{where}.{key}: does not make another setting (for training seeds: seeds_per_trial)")
+            if key == "data.path":
+                raise ValueError(f"{where}.{key}: all settings learn from the same demonstrations; write it in base")
+        for key, values in (self.space or {}).items():
+            if isinstance(values, Range) and method is Search.GRID and values.step is None:
+                raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
+        if method is Search.GRID and self.trials is not None and self.trials < self.trial_count:
+            whose, instead = ("list", "") if self.settings else ("grid", ", or use search: random")
             raise ValueError(
-                f"trials: {self.trials} is fewer than the grid's {self.trial_count} settings; drop it, or use "
-                "search: random"
+                f"trials: {self.trials} is fewer than the {whose}'s {self.trial_count} settings; drop it{instead}"
             )
-        incomparable = {"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize"} & self.space.keys()
+        incomparable = {"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize"} & set(self.searched)
         if self.objective is Objective.VAL_LOSS and incomparable:
             raise ValueError(f"objective: losses of different {sorted(incomparable)[0]} do not compare; use primary")
-        if self.scheduler is Scheduler.ASHA and "train.epochs" in self.space:
-            raise ValueError("space.train.epochs: asha compares trainings of one length")
+        if self.scheduler is Scheduler.ASHA and "train.epochs" in self.searched:
+            raise ValueError(f"{where}.train.epochs: asha compares trainings of one length")
         for setting in self._examples():  # a value out of range is an error now, not in the tenth trial
             self.config(setting)
+        if self.settings:
+            self._each_once()
         return self
+
+    def _each_once(self) -> None:
+        places: dict[str, int] = {}
+        for place, setting in enumerate(self.enumerated(), start=1):
+            before = places.setdefault(canonical_json(setting), place)
+            if before != place:
+                raise ValueError(f"settings: {before} and {place} of the list are the same, {setting_text(setting)}")
 
     def _examples(self) -> Iterator[dict[str, Any]]:
         """Every setting where we enumerate them; for TPE the two ends of the space."""
         if self.search.method is not Search.TPE:
-            yield from self.settings()
+            yield from self.enumerated()
             return
         for end in (0, -1):
             yield {
                 key: values[end] if isinstance(values, list) else (values.low, values.high)[end]
-                for key, values in self.space.items()
+                for key, values in self.choices.items()
             }
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """What differs between settings: the keys of every one of them."""
+        return tuple(self.space or dict.fromkeys(chain.from_iterable(self.settings or ())))
+
+    @property
+    def choices(self) -> Mapping[str, list[Any] | Range]:
+        """What each of the keys can be: the space, or what is found in the settings listed."""
+        if self.space is not None:
+            return self.space
+        listed = list(self.enumerated())
+        return {key: list({canonical_json(each[key]): each[key] for each in listed}.values()) for key in self.searched}
 
     def config(self, setting: Mapping[str, Any], seed: int = 0) -> Config:
         """The resolved settings of one trial and its `seed`-th training seed."""
@@ -230,15 +284,21 @@ class Sweep(Frozen):
             return config
         return config.model_copy(update={"train": config.train.model_copy(update={"seed": config.train.seed + seed})})
 
-    def settings(self) -> Iterator[dict[str, Any]]:
-        """Grid: every setting, in order. Random: up to `trials` different ones, the same for the same seed."""
+    def enumerated(self) -> Iterator[dict[str, Any]]:
+        """Every setting, in order. Of a random search up to `trials` different ones, the same for the same seed."""
+        if self.settings is not None:
+            for setting in self.settings:
+                resolved = flatten(self.config(setting).model_dump(mode="json"))
+                yield {key: resolved[key] for key in self.searched}
+            return
+        space = self.space or {}
         if self.search.method is Search.GRID:
-            choices = [values if isinstance(values, list) else values.values for values in self.space.values()]
-            yield from (dict(zip(self.space, combination, strict=True)) for combination in product(*choices))
+            choices = [values if isinstance(values, list) else values.values for values in space.values()]
+            yield from (dict(zip(space, combination, strict=True)) for combination in product(*choices))
             return
         assert self.trials is not None
         generator = np.random.default_rng(self.search.seed)
-        drawn = ({key: _draw(values, generator) for key, values in self.space.items()} for _ in range(self.trials))
+        drawn = ({key: _draw(values, generator) for key, values in space.items()} for _ in range(self.trials))
         yield from {canonical_json(setting): setting for setting in drawn}.values()
 
     @property
@@ -246,13 +306,13 @@ class Sweep(Frozen):
         """The space as Optuna knows it."""
         return {
             key: CategoricalDistribution(values) if isinstance(values, list) else values.distribution
-            for key, values in self.space.items()
+            for key, values in self.choices.items()
         }
 
     @property
     def trial_count(self) -> int:
         if self.search.method is not Search.TPE:
-            return sum(1 for _ in self.settings())
+            return sum(1 for _ in self.enumerated())
         assert self.trials is not None
         return self.trials
 

@@ -49,7 +49,8 @@ log = logging.getLogger(__name__)
 TRIAL_JSON = "trial.json"
 STUDY_DB = "study.db"
 CLOSING_SECONDS = 30.0  # for the last episodes to be published; as parts they are as safe
-_FIXED = ("task", "base", "space", "search", "seeds_per_trial", "scheduler", "objective")  # what a resume cannot change
+# What a resume cannot change.
+_FIXED = ("task", "base", "space", "settings", "search", "seeds_per_trial", "scheduler", "objective")
 SETTING = "setting"  # the one key of a Tune config where we enumerate the settings ourselves
 
 
@@ -220,7 +221,6 @@ def rivals(trials: Sequence[TrialRecord], objective: Objective) -> Rivals | None
 
 def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
     """Write `trials.parquet` and `history.parquet`."""
-    space = list(sweep.space)
     rows = []
     for trial in trials:
         rung = trial.best(sweep.objective)
@@ -233,7 +233,7 @@ def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
             row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
             row["val_loss"] = rung.val_loss
         rows.append(row)
-    write_table(pa.Table.from_pylist(rows, schema=trials_schema(space)), run / "trials.parquet")
+    write_table(pa.Table.from_pylist(rows, schema=trials_schema(sweep.searched)), run / "trials.parquet")
     rungs = {
         (trial.trial, seed, rung.epoch): scores
         for trial in trials
@@ -302,7 +302,7 @@ def _search(
         searcher, count = _optuna(sweep, run)
         algorithm: Any = ConcurrencyLimiter(searcher, max_concurrent=shares.trials_at_once)
     else:
-        space = {SETTING: tune.grid_search(list(sweep.settings()))}
+        space = {SETTING: tune.grid_search(list(sweep.enumerated()))}
         algorithm, count = BasicVariantGenerator(max_concurrent=shares.trials_at_once), 1
     if count == 0:
         return
@@ -467,8 +467,8 @@ def _train_to(seed_run: SeedRun, epoch: int, progress: Progress) -> Job:
 
 def _job(policy: Policy, split: Split) -> Job:
     task = tasks.simulated(policy.config.task)
-    # Routes are drawn from trajectories; elsewhere they would be large and nobody looks.
-    keep = bool(task.modes) and split is Split.REPORT
+    # The routes of a point mass are drawn from trajectories; elsewhere they would be large and nobody looks.
+    keep = task.by_modes and split is Split.REPORT
     return Job.of(policy, recipe_of(policy), split, keep_trajectories=keep)
 
 

@@ -27,7 +27,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
 
     table = board(sweep.question)
     table.add_column("#", justify="right")
-    for key in sweep.space:
+    for key in sweep.searched:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
     primary = tasks.simulated(sweep.task).protocol.primary
     metrics = list(dict.fromkeys((primary, SUCCESS)))  # one column where they are the same
@@ -35,7 +35,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         table.add_column(name, justify="right", min_width=4)
     for place, trial in enumerate(trials[:ROWS], start=1):
         rung = trial.best(sweep.objective)
-        cells = [spelled(trial.setting.get(key)) for key in sweep.space]
+        cells = [spelled(trial.setting.get(key)) for key in sweep.searched]
         if rung is None:
             cells += [""] * (len(metrics) + 2)
         else:

@@ -4,13 +4,15 @@ Every interval was computed by `bet_ray.evaluation.measurement`, for the trials 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from bet.config import canonical_json
 from bet.measure import Measurement
 from bet.training import Epoch
 from bet_ray.evaluation import measurement
@@ -182,9 +184,9 @@ class Mean:
 
 @dataclass(frozen=True)
 class Panel:
-    """The primary metric and the success rate against one swept key."""
+    """The primary metric and the success rate against one question."""
 
-    key: str
+    title: str
     axis: Axis
     labels: tuple[str, ...]
     """Of the columns of a category axis."""
@@ -192,18 +194,54 @@ class Panel:
     means: tuple[Mean, ...]
 
 
+@dataclass(frozen=True)
+class Question:
+    """What trials are told apart by: a swept key, or which of the listed settings they have."""
+
+    title: str
+    axis: Axis
+    value: Callable[[TrialRecord], Any]
+    label: Callable[[Any], str]
+    """In lines, to stand below a column."""
+    key: str | None = None
+    """None of listed settings."""
+
+    def answer(self, value: Any) -> str:
+        """`bins=64`, or the listed setting."""
+        return self.label(value).replace("\n", " ") if self.key is None else f"{self.title}={self.label(value)}"
+
+
+def questions(records: Records) -> list[Question]:
+    """One for each key that varies. Listed settings are not combinations: they are one question."""
+    sweep = records.sweep
+    if sweep.settings is not None:
+        places = {canonical_json(setting): place for place, setting in enumerate(sweep.enumerated())}
+        lines = [[setting_text({key: value}) for key, value in setting.items()] for setting in sweep.settings]
+        labels = ["\n".join(each) or "as in base" for each in lines]
+        return [
+            Question("setting", Axis.CATEGORY, lambda trial: places[canonical_json(trial.setting)], labels.__getitem__)
+        ]
+    return [
+        Question(key_name(key), _axis(sweep.choices[key]), partial(_value, key), spelled, key)
+        for key in _varied(records)[0]
+    ]
+
+
+def _value(key: str, trial: TrialRecord) -> Any:
+    return trial.setting.get(key)
+
+
 def panels(records: Records) -> tuple[Panel, ...]:
     judged = _judged(records)
-    return tuple(_panel(records, key, judged) for key in _varied(records)[0]) if judged else ()
+    return tuple(_panel(records, question, judged) for question in questions(records)) if judged else ()
 
 
-def _panel(records: Records, key: str, judged: Sequence[tuple[TrialRecord, Rung]]) -> Panel:
-    values = _distinct([trial.setting.get(key) for trial, _ in judged])
-    axis = _axis(records.sweep.space[key])
+def _panel(records: Records, question: Question, judged: Sequence[tuple[TrialRecord, Rung]]) -> Panel:
+    values, axis = _distinct([question.value(trial) for trial, _ in judged]), question.axis
     dots, means = [], []
     for column, value in enumerate(values):
         here = sorted(
-            ((trial, rung) for trial, rung in judged if trial.setting.get(key) == value),
+            ((trial, rung) for trial, rung in judged if question.value(trial) == value),
             key=lambda pair: pair[1].primary,
         )
         center = float(column if axis is Axis.CATEGORY else value)
@@ -214,14 +252,14 @@ def _panel(records: Records, key: str, judged: Sequence[tuple[TrialRecord, Rung]
                     x=center + float(offset) if axis is Axis.CATEGORY else center,
                     primary=Estimate(*rung.primary),
                     success=Estimate(*rung.success),
-                    hover=f"{key_name(key)}={spelled(value)}, {setting_text(trial.setting, without=key)}",
+                    hover=f"{question.answer(value)}, {setting_text(trial.setting, question.key)}",
                     winner=records.winner is not None and trial.trial == records.winner.trial.trial,
                 )
             )
         if len(here) > 1:
             mean = [float(np.mean([scores[0] for scores in each])) for each in _scores(here)]
             means.append(Mean(center, *mean))
-    return Panel(key_name(key), axis, tuple(map(spelled, values)), tuple(dots), tuple(means))
+    return Panel(question.title, axis, tuple(map(question.label, values)), tuple(dots), tuple(means))
 
 
 def _axis(space: list[Any] | Range) -> Axis:
@@ -252,16 +290,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """All trainings, grouped by the key that matters most among those with few values."""
+    """All trainings, grouped by the question that matters most among those with few answers."""
 
-    key: str | None
-    """None when no key has few enough values to colour by."""
+    by: str | None
+    """None where each has too many answers to colour by."""
     groups: tuple[str, ...]
     curves: tuple[Curve, ...]
 
 
 def curves(records: Records) -> Curves:
-    key = _colour_key(records)
+    question = _coloured_by(records)
     known = {trial.trial: trial for trial in records.trials}
     found, told = [], set()
     for (name, _), epochs in records.history.items():
@@ -273,31 +311,33 @@ def curves(records: Records) -> Curves:
         found.append(
             Curve(
                 setting=setting_text(trial.setting),
-                group=spelled(trial.setting.get(key)) if key else "",
+                group=question.answer(question.value(trial)) if question else "",
                 epochs=tuple(epochs),
                 rungs=tuple((rung.epoch, Estimate(*rung.primary)) for rung in rungs),
                 winner=records.winner is not None and name == records.winner.trial.trial,
             )
         )
-    values = _distinct([trial.setting.get(key) for trial in records.trials]) if key else [""]
-    return Curves(key_name(key) if key else None, tuple(map(spelled, values)), tuple(found))
+    if question is None:
+        return Curves(None, ("",), tuple(found))
+    values = _distinct([question.value(trial) for trial in records.trials])
+    return Curves(question.title, tuple(map(question.answer, values)), tuple(found))
 
 
-def _colour_key(records: Records) -> str | None:
+def _coloured_by(records: Records) -> Question | None:
     judged = _judged(records)
 
-    def spread(key: str) -> float:
+    def spread(question: Question) -> float:
         groups = [
-            [rung.primary[0] for trial, rung in judged if trial.setting.get(key) == value]
-            for value in _distinct([trial.setting.get(key) for trial, _ in judged])
+            [rung.primary[0] for trial, rung in judged if question.value(trial) == value]
+            for value in _distinct([question.value(trial) for trial, _ in judged])
         ]
         return float(np.ptp([np.mean(group) for group in groups])) if groups else 0.0
 
     few = [
-        key
-        for key in _varied(records)[0]
-        if _axis(records.sweep.space[key]) is Axis.CATEGORY
-        and len(_distinct([trial.setting.get(key) for trial in records.trials])) <= MOST_COLOURS
+        question
+        for question in questions(records)
+        if question.axis is Axis.CATEGORY
+        and len(_distinct([question.value(trial) for trial in records.trials])) <= MOST_COLOURS
     ]
     return max(few, key=spread, default=None)
 
@@ -309,9 +349,9 @@ def _judged(records: Records) -> list[tuple[TrialRecord, Rung]]:
 
 def _varied(records: Records) -> tuple[list[str], tuple[str, ...]]:
     """The swept keys that can differ between trials, and `key=value` of the others."""
-    space = records.sweep.space
-    fixed = {key: values[0] for key, values in space.items() if isinstance(values, list) and len(values) == 1}
-    return [key for key in space if key not in fixed], tuple(setting_text({k: v}) for k, v in fixed.items())
+    choices = records.sweep.choices
+    fixed = {key: values[0] for key, values in choices.items() if isinstance(values, list) and len(values) == 1}
+    return [key for key in choices if key not in fixed], tuple(setting_text({k: v}) for k, v in fixed.items())
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:

@@ -40,6 +40,7 @@ ORIGINS = {  # colour and hatching; apart in lightness too
     Origin.ONE_BIN: (MIDDLE, "/"),
 }
 PANELS_A_ROW = 3
+LETTERS, FEWEST_LETTERS = 110, 14  # of the labels below a row of panels, and of one of them
 SCALE = "Viridis_r"  # of an objective: dark is high
 
 
@@ -53,7 +54,7 @@ def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Pu
     figure = make_subplots(
         rows=2,
         cols=len(panels),
-        column_titles=[plain(panel.key) for panel in panels],
+        column_titles=[plain(panel.title) for panel in panels],
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.03,
@@ -70,9 +71,10 @@ def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Pu
                 figure.add_trace(_means(panel, which, show_legend=column == row == 1), row, column)
         if panel.axis is Axis.CATEGORY:
             ticks = list(range(len(panel.labels)))
+            room = max(LETTERS // len(panels) // len(ticks), FEWEST_LETTERS)
             figure.update_xaxes(
                 tickvals=ticks,
-                ticktext=[_brief(label) for label in panel.labels],
+                ticktext=[_brief(label, room) for label in panel.labels],
                 showgrid=False,
                 col=column,
             )
@@ -100,7 +102,8 @@ def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Pu
             showarrow=False,
             font={"size": 11, "color": FAINT},
         )
-    return styled(figure, height=480, top=34, right=96 if published else 16)
+    more = 16 * max(label.count("\n") for panel in panels for label in panel.labels)
+    return styled(figure, height=480 + more, top=34, right=96 if published else 16, bottom=84 + more)
 
 
 def _numeric_axis(panel: Panel) -> dict:
@@ -112,9 +115,9 @@ def _numeric_axis(panel: Panel) -> dict:
     return axis | ({"dtick": 1 if high - low > 2 else "D2"} if log else {"nticks": 6})
 
 
-def _brief(label: str) -> str:
-    """Room for eight of them below a panel; hovering tells the rest."""
-    return plain(label if len(label) <= 14 else f"{label[:13]}…")
+def _brief(label: str, room: int) -> str:
+    """The first `room` letters of each line; hovering tells the rest."""
+    return "<br>".join(plain(line if len(line) <= room else f"{line[: room - 1]}…") for line in label.split("\n"))
 
 
 def _dots(dots: Sequence[Dot], which: int, colour: str, name: str, *, show_legend: bool) -> go.Scatter:
@@ -166,18 +169,18 @@ def curves_figure(curves: Curves, metric: str) -> go.Figure:
     figure = make_subplots(
         rows=1, cols=3, horizontal_spacing=0.07, subplot_titles=("focal loss", "offset loss", f"{plain(metric)} (tune)")
     )
-    colours = dict(zip(curves.groups, GROUPS, strict=False))
+    colours = dict(zip(curves.groups if curves.by else (), GROUPS, strict=False))
     told = set()
     for curve in sorted(curves.curves, key=lambda curve: curve.winner):  # the winner on top
-        colour = colours.get(curve.group, FAINT) if curves.key else FAINT
+        colour = colours.get(curve.group, FAINT)
         first = curve.group not in told
         told.add(curve.group)
         for column, (validation, training) in enumerate((("val_focal", "train_focal"), ("val_offset", "train_offset"))):
             for name, dash in ((training, "dot"), (validation, "solid")):
                 line = _curve(curve, [getattr(epoch, name) for epoch in curve.epochs], colour, dash)
-                named = first and dash == "solid" and column == 0 and curves.key is not None
+                named = first and dash == "solid" and column == 0 and curves.by is not None
                 line.update(
-                    name=f"{plain(curves.key or '')}={plain(curve.group)}",
+                    name=plain(curve.group),
                     showlegend=named,
                     legendgroup=curve.group,
                     legendrank=900 + list(curves.groups).index(curve.group) if named else 1000,
@@ -231,6 +234,7 @@ def _rungs(curve: Curve, colour: str) -> go.Scatter:
 def paths_figure(routes: Routes) -> go.Figure:
     """One map for each origin of paths, coloured by route."""
     maze, count = routes.maze, len(routes.paths)
+    assert maze is not None  # there are paths
     titles = [[paths.origin.value, *wrap(plain(paths.setting), 30)] for paths in routes.paths]
     figure = make_subplots(
         rows=1,
@@ -321,7 +325,7 @@ def _label_colour(label: str, routes: Routes) -> str:
 def shares_figure(routes: Routes) -> go.Figure:
     """How often each route is taken, side by side."""
     figure = go.Figure()
-    for shares in routes.shares:
+    for shares in filter(lambda shares: shares.by_label, routes.shares):
         colour, pattern = ORIGINS[shares.origin]
         numbers = [shares.by_label[label] for label in routes.labels]
         figure.add_trace(
@@ -338,7 +342,8 @@ def shares_figure(routes: Routes) -> go.Figure:
                 hoverinfo="text",
             )
         )
-    figure.update_yaxes(title_text="share of episodes", range=[0, 1.03], tickformat=".0%")
+    of = "episodes" if FAILED in routes.labels else "successes"
+    figure.update_yaxes(title_text=f"share of {of}", range=[0, 1.03], tickformat=".0%")
     figure.update_layout(barmode="group", bargap=0.3)
     return styled(figure, height=300)
 

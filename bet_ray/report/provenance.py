@@ -32,7 +32,7 @@ def provenance(records: Records) -> Provenance:
         ("task", f"{task.name}: {task.summary}"),
         ("protocol", ", ".join((named, *records.protocol.variations))),
         ("primary metric", records.protocol.primary),
-        ("search", f"{sweep.search.method} over {counted(sweep.trial_count, 'setting')}, seed {sweep.search.seed}"),
+        ("search", _search(records)),
         ("training seeds", f"{seeds} of each setting"),
         ("data set", f"sha256 {manifest.get('dataset_digest', 'unknown')}"),
         ("episodes on record", _episodes(records)),
@@ -54,6 +54,13 @@ def provenance(records: Records) -> Provenance:
             sweep.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
         ),
     )
+
+
+def _search(records: Records) -> str:
+    sweep = records.sweep
+    if sweep.settings is not None:
+        return f"each of {counted(sweep.trial_count, 'listed setting')}"
+    return f"{sweep.search.method} over {counted(sweep.trial_count, 'setting')}, seed {sweep.search.seed}"
 
 
 def _episodes(records: Records) -> str:

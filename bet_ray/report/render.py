@@ -12,7 +12,7 @@ from bet_ray.report import figures
 from bet_ray.report.clips import clips
 from bet_ray.report.compute import Stage, answer, curves, leaderboard, panels
 from bet_ray.report.provenance import provenance
-from bet_ray.report.published import PUBLISHED
+from bet_ray.report.published import PUBLISHED, PUBLISHED_RATES
 from bet_ray.report.records import Records, read_records
 from bet_ray.report.routes import routes
 from bet_ray.report.search import search_view
@@ -54,10 +54,12 @@ def render(records: Records) -> str:
         shown=SHOWN_ROWS,
         settings=figures.setting_figures(panels(records), metric, published),
         published=published,
+        published_rates=PUBLISHED_RATES.get(records.task.name, ()),
         learning=figures.curves_figure(learning, metric) if learning.curves else None,
-        colour_key=learning.key,
+        coloured_by=learning.by,
         paths=figures.paths_figure(drawn) if drawn and drawn.paths else None,
         shares=figures.shares_figure(drawn) if drawn else None,
+        routes=drawn,
         coverage=_coverage(records),
         importances=figures.importances_figure(view) if view else None,
         parallel=figures.parallel_figure(view, objective) if view else None,

@@ -1,4 +1,4 @@
-"""Demonstrated against rolled-out paths of the point mass, and how often each route is taken."""
+"""How often each route is taken, demonstrated against rolled out; of the point mass also the paths."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy.stats import entropy
 
 from bet.config import Split
 from bet.data.episodes import DataError
@@ -17,7 +18,8 @@ from bet.metrics import FAILED, NO_ROUTE
 from bet.policy import Policy
 from bet.rollout import rollout
 from bet.stats import mean_interval, rate_interval
-from bet_ray.evaluation import recipe_of
+from bet.tasks import SimulatedTask
+from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.report.records import Records, episodes_of, policy_names
 from bet_ray.results import KEY
 from bet_ray.saved import saved_trajectories
@@ -47,47 +49,56 @@ class Paths:
 
 @dataclass(frozen=True)
 class Shares:
-    """How often each label comes up, among all episodes."""
+    """How often each label comes up."""
 
     origin: Origin
     by_label: dict[str, Estimate]
-    """For the demonstrations without an interval: their shares are given, not measured."""
+    """For the demonstrations without an interval: their shares are given, not measured. Empty without episodes."""
+    entropy: float | None
+    """Of the routes of the successes, in nats; None without any."""
 
 
 @dataclass(frozen=True)
 class Routes:
     """What the drawings and bars show."""
 
-    maze: Maze
+    maze: Maze | None
+    """None where paths are not drawn."""
     labels: tuple[str, ...]
-    """The demonstrated routes, `NO_ROUTE`, `FAILED`."""
+    """The demonstrated routes; where all episodes are counted also `NO_ROUTE` and `FAILED`."""
     paths: tuple[Paths, ...]
     shares: tuple[Shares, ...]
 
 
 def routes(records: Records) -> Routes | None:
-    """None for a task without named routes, or before a trial has a result. Raises `PolicyError`."""
+    """None for a task without named routes, or before a trial has a result. Raises `PolicyError`.
+
+    Where the primary metric is of routes, all episodes count; else the successes, so that how often and how are apart.
+    """
     winner, task = records.winner, records.task
-    if task.name not in list(PointMassVersion) or winner is None:
+    if not task.modes or winner is None:
         return None
+    maze = PointMassVersion(task.name).maze if task.name in list(PointMassVersion) else None
     names = [name for name in task.modes if name != NO_ROUTE]
-    labels = (*names, NO_ROUTE, FAILED)
-    demonstrated = _demonstrations(records)
+    labels = (*names, NO_ROUTE, FAILED) if task.by_modes else tuple(names)
+    demonstrated = _demonstrations(records) if maze else None
     paths = [] if demonstrated is None else [demonstrated]
-    given = {label: task.modes.get(label, 0.0) for label in labels}
-    shares = [Shares(Origin.DEMONSTRATED, {label: Estimate(share, share, share) for label, share in given.items()})]
+    given = {label: Estimate(*3 * [task.modes.get(label, 0.0)]) for label in labels}
+    shares = [Shares(Origin.DEMONSTRATED, given, float(entropy(list(task.modes.values()))))]
     if winner.measured:
-        paths.append(Paths(Origin.WINNER, setting_text(winner.trial.setting), _recorded(records, winner.rows)))
-        shares.append(Shares(Origin.WINNER, _shares(winner.rows, labels)))
+        if maze:
+            paths.append(Paths(Origin.WINNER, setting_text(winner.trial.setting), _recorded(records, winner.rows)))
+        shares.append(_shares(task, Origin.WINNER, winner.rows, labels))
     single = _one_bin(records)
     if single is not None and (not winner.measured or single[0].trial != winner.trial.trial):
         trial, rung = single
         table = episodes_of(
             records.run, records.episodes, records.protocol, policy_names(trial, rung), Split.TUNE, rung.episodes
         )
-        paths.append(_rolled_out_again(records, trial, rung))
-        shares.append(Shares(Origin.ONE_BIN, _shares(table, labels)))
-    return Routes(PointMassVersion(task.name).maze, labels, tuple(paths), tuple(shares))
+        if maze:
+            paths.append(_rolled_out_again(records, trial, rung))
+        shares.append(_shares(task, Origin.ONE_BIN, table, labels))
+    return Routes(maze, labels, tuple(paths), tuple(shares))
 
 
 def _one_bin(records: Records) -> tuple[TrialRecord, Rung] | None:
@@ -102,17 +113,20 @@ def _label(route: str, success: bool) -> str:
     return route if success else FAILED
 
 
-def _shares(table: pa.Table, labels: Sequence[str]) -> dict[str, Estimate]:
+def _shares(task: SimulatedTask, origin: Origin, table: pa.Table, labels: Sequence[str]) -> Shares:
+    spread = measurement(task, table).mode_entropy
+    if not task.by_modes:
+        table = table.filter(pc.field("success"))
     success = table.column("success").to_pylist()
     taken = [_label(*pair) for pair in zip(table.column("route").to_pylist(), success, strict=True)]
     seeds = table.column("train_seed").to_numpy()
     shares = {}
-    for label in labels:
+    for label in labels if taken else ():
         hits = np.array([name == label for name in taken], dtype=np.float64)
         several = len(set(seeds.tolist())) > 1
         interval = mean_interval(hits, seeds) if several else rate_interval(int(hits.sum()), len(hits))
         shares[label] = Estimate.of(interval)
-    return shares
+    return Shares(origin, shares, spread)
 
 
 def _demonstrations(records: Records) -> Paths | None:

@@ -30,12 +30,14 @@ class SearchView:
 
 
 def search_view(records: Records) -> SearchView | None:
-    """None with too few complete trials, a single key, or trials that are all alike."""
+    """None with too few complete trials, a single key, trials that are all alike, or listed settings."""
+    if records.sweep.settings is not None:  # they fill no space whose variance could be shared out
+        return None
     learned = records.sweep.search.method is Search.TPE and (records.run / STUDY_DB).exists()
     with _quiet():
         study = _retold(records, _order(records) if learned else {})
     trials = study.get_trials(deepcopy=False)
-    keys = [key for key in records.sweep.space if len({str(trial.params.get(key)) for trial in trials}) > 1]
+    keys = [key for key in records.sweep.searched if len({str(trial.params.get(key)) for trial in trials}) > 1]
     if len(trials) < FEWEST_TRIALS or len(keys) < 2 or len({trial.value for trial in trials}) < 2:
         return None
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=keys)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bet.config import ConfigError
+from bet.config import ConfigError, Trunk
 from bet_ray.sweep import Objective, Range, Search, load_sweep, parse_sweep
+from bet_ray.training import trial_id
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +23,7 @@ SWEEP: dict[str, Any] = {
 
 
 def test_a_grid_is_every_combination_in_order() -> None:
-    settings = list(parse_sweep(SWEEP, "x").settings())
+    settings = list(parse_sweep(SWEEP, "x").enumerated())
     assert settings == [{"codebook.bins": bins, "loss.gamma": gamma} for bins in (1, 3) for gamma in (0, 2)]
 
 
@@ -41,7 +42,7 @@ def test_a_random_search_draws_the_same_settings_for_the_same_seed() -> None:
         list(
             parse_sweep(
                 SWEEP | {"space": space, "search": {"method": "random", "seed": seed}, "trials": 6}, "x"
-            ).settings()
+            ).enumerated()
         )
         for seed in (0, 0, 1)
     )
@@ -62,7 +63,7 @@ def test_a_random_search_never_proposes_a_setting_twice() -> None:
 def test_a_range_written_with_real_numbers_is_not_of_integers() -> None:
     space = {"gamma": {"low": 0.0, "high": 4.0}}
     sweep = parse_sweep(SWEEP | {"space": space, "search": "random", "trials": 5}, "x")
-    assert any(not float(setting["loss.gamma"]).is_integer() for setting in sweep.settings())
+    assert any(not float(setting["loss.gamma"]).is_integer() for setting in sweep.enumerated())
 
 
 @given(
@@ -74,7 +75,7 @@ def test_a_range_written_with_real_numbers_is_not_of_integers() -> None:
 def test_random_draws_stay_inside_their_range(low: int, width: int, step: int | None, seed: int) -> None:
     values: dict[str, Any] = {"low": low, "high": low + width} | ({"step": step} if step else {})
     tree = SWEEP | {"space": {"bins": values}, "search": {"method": "random", "seed": seed}, "trials": 5}
-    for setting in parse_sweep(tree, "x").settings():
+    for setting in parse_sweep(tree, "x").enumerated():
         drawn = setting["codebook.bins"]
         assert low <= drawn <= low + width
         assert step is None or (drawn - low) % step == 0
@@ -131,10 +132,116 @@ def test_the_command_line_changes_the_sweep_or_its_base() -> None:
     assert sweep.seeds_per_trial == 2
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_sweep_loads_and_asks_its_question_in_the_first_line(file: Path) -> None:
-    assert load_sweep(file).trial_count >= 8
+SHIPPED = {
+    "blockpush_ablation": 5,
+    "blockpush_bins": 8,
+    "blockpush_gamma": 5,
+    "blockpush_window": 4,
+    "pointmass1_modes": 8,
+    "pointmass_demo": 12,
+    "pusht_small": 8,
+}
+
+
+def test_every_shipped_sweep_is_counted_here() -> None:
+    assert {file.stem for file in (ROOT / "sweeps").glob("*.yaml")} == SHIPPED.keys()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_sweep_loads_and_asks_its_question_in_the_first_line(name: str) -> None:
+    file = ROOT / "sweeps" / f"{name}.yaml"
+    sweep = load_sweep(file)
+    assert (
+        sweep.trial_count == len({trial_id(sweep.config(setting)) for setting in sweep.enumerated()}) == SHIPPED[name]
+    )
     assert "?" in file.read_text().splitlines()[0]
+
+
+def test_the_ablation_of_blockpush_changes_one_part_at_a_time_and_shares_its_recipe() -> None:
+    sweep = load_sweep(ROOT / "sweeps/blockpush_ablation.yaml")
+    bet, *others = (sweep.config(setting) for setting in sweep.enumerated())
+    assert bet == sweep.config({})
+    assert (bet.loss.gamma, bet.model.offsets, bet.model.trunk) == (2, True, Trunk.TRANSFORMER)
+    assert [(one.loss.gamma, one.model.offsets, one.model.trunk) for one in others] == [
+        (0, True, Trunk.TRANSFORMER),
+        (2, False, Trunk.TRANSFORMER),
+        (2, True, Trunk.MLP),
+        (2, True, Trunk.LSTM),
+    ]
+    assert all((one.data, one.codebook, one.train) == (bet.data, bet.codebook, bet.train) for one in others)
+
+
+LISTED: dict[str, Any] = {
+    "question": "Which?",
+    "task": "pointmass2",
+    "base": {"gamma": 1},
+    "settings": [{}, {"bins": 5}, {"model": {"trunk": "lstm"}, "gamma": 0}],
+}
+
+
+def test_listed_settings_are_tried_as_they_are_and_all_have_the_same_keys() -> None:
+    sweep = parse_sweep(LISTED, "x")
+    assert list(sweep.enumerated()) == [
+        {"codebook.bins": 3, "model.trunk": "transformer", "loss.gamma": 1.0},
+        {"codebook.bins": 5, "model.trunk": "transformer", "loss.gamma": 1.0},
+        {"codebook.bins": 3, "model.trunk": "lstm", "loss.gamma": 0.0},
+    ]
+    assert sweep.searched == ("codebook.bins", "model.trunk", "loss.gamma")
+    assert sweep.choices == {"codebook.bins": [3, 5], "model.trunk": ["transformer", "lstm"], "loss.gamma": [1.0, 0.0]}
+    assert (sweep.trial_count, sweep.search.method) == (3, Search.GRID)
+    assert parse_sweep({**LISTED, "search": "grid", "trials": 3}, "x").trial_count == 3
+
+
+def test_a_list_comes_back_from_the_manifest_as_it_was() -> None:
+    sweep = parse_sweep(LISTED, "x")
+    kept = json.loads(json.dumps(sweep.model_dump(mode="json")))
+    assert parse_sweep(kept, "manifest.json") == sweep
+    assert list(parse_sweep(kept, "manifest.json").enumerated()) == list(sweep.enumerated())
+
+
+def test_the_command_line_changes_what_listed_settings_do_not_name(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(json.dumps(LISTED))
+    sweep = load_sweep(tmp_path / "s.yaml", ["bins=9", "gamma=4"])
+    assert [setting["codebook.bins"] for setting in sweep.enumerated()] == [9, 5, 9]
+    assert [setting["loss.gamma"] for setting in sweep.enumerated()] == [4, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": []}, "settings: expected a list of settings"),
+        ({"settings": [{}]}, "settings: expected a list of settings"),
+        ({"settings": {"bins": 5}}, "settings: expected a list of settings"),
+        ({"settings": [{"bins": 5}, None]}, "settings: expected a list of settings"),
+        ({"settings": None}, "either space (what is searched) or settings (a list of them) is needed, and not both"),
+        (
+            {"space": {"bins": [1]}},
+            "either space (what is searched) or settings (a list of them) is needed, and not both",
+        ),
+        ({"settings": [{"bin": 5}]}, "unknown setting 'bin'; did you mean 'bins'?"),
+        ({"settings": [{}, {"bins": 0}]}, "codebook.bins: Input should be greater than 0"),
+        (
+            {"settings": [{}, {"window": 1}, {"gamma": 1.0}]},
+            "settings: 1 and 3 of the list are the same, window=2 gamma=1",
+        ),
+        ({"settings": [{"bins": 5}, {"codebook": {"bins": 5}}]}, "settings: 1 and 2 of the list are the same, bins=5"),
+        ({"settings": [{"train.seed": 1}]}, "settings.train.seed: does not make another setting"),
+        ({"settings": [{"track.tensorboard": True}]}, "settings.track.tensorboard: does not make another setting"),
+        ({"settings": [{"data.path": "a.parquet"}]}, "settings.data.path: all settings learn from the same"),
+        (
+            {"search": "tpe", "trials": 9},
+            "search: tpe chooses from a space, and listed settings are all tried; drop it",
+        ),
+        ({"trials": 2}, "trials: 2 is fewer than the list's 3 settings; drop it"),
+        ({"objective": "val_loss"}, "losses of different codebook.bins do not compare"),
+    ],
+)
+def test_a_wrong_list_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_sweep(LISTED | change, "file.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("file.yaml: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_demo_is_the_shipped_sweep() -> None:
@@ -173,6 +280,7 @@ def test_the_optuna_space_has_the_kinds_of_the_file() -> None:
         ({"base": {"train": {"epoch": 3}}}, "unknown setting 'train.epoch'; did you mean 'train.epochs'?"),
         ({"task": "pushd"}, "unknown task 'pushd'; did you mean 'pusht'?"),
         ({"eval": {"episode": 3}}, "unknown setting 'eval.episode'; did you mean 'eval.episodes'?"),
+        ({"space": {"data.path": ["a.parquet"]}}, "space.data.path: all settings learn from the same demonstrations"),
         ({"space": {"train.seed": [0, 1]}}, "space.train.seed: does not make another setting"),
         ({"space": {"model.heads": [3]}}, "width 20 is not a multiple of heads 3"),
         ({"objective": "val_loss"}, "losses of different codebook.bins do not compare"),

@@ -109,6 +109,26 @@ def test_a_setting_that_cannot_work_is_an_error_row_and_the_others_go_on(ray_ses
 
 
 @pytest.mark.slow
+def test_listed_settings_are_each_tried_once_also_when_resumed(ray_session: int, tmp_path: Path) -> None:
+    base = {"train": {"epochs": 1, "lr": 3e-3}}
+    tree = {key: value for key, value in TREE.items() if key not in ("space", "search")} | {"base": base}
+    sweep = parse_sweep(tree | {"settings": [{"trunk": "mlp", "bins": 2}, {}]}, "test")
+    trials = run_sweep(sweep, tmp_path / "run").trials
+    assert sorted((trial.setting["model.trunk"], trial.setting["codebook.bins"]) for trial in trials) == [
+        ("mlp", 2),
+        ("transformer", 3),
+    ]
+    table = pq.read_table(tmp_path / "run/trials.parquet").to_pylist()
+    assert {(row["model.trunk"], row["codebook.bins"]) for row in table} == {('"mlp"', "2"), ('"transformer"', "3")}
+    executed = pq.read_table(tmp_path / "run/execution").num_rows
+    assert run_sweep(sweep, tmp_path / "run", resume=True).trials == trials
+    assert pq.read_table(tmp_path / "run/execution").num_rows == executed
+    other = parse_sweep(tree | {"settings": [{"trunk": "mlp", "bins": 3}, {}]}, "test")
+    with pytest.raises(ConfigError, match="'settings' is not what the run began with"):
+        run_sweep(other, tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
 def test_seeds_of_a_setting_are_judged_together(ray_session: int, tmp_path: Path) -> None:
     sweep = sweep_of(space={"bins": [3]}, seeds_per_trial=2, base={"train": {"epochs": 1, "lr": 3e-3}})
     result = run_sweep(sweep, tmp_path / "run")

@@ -15,10 +15,12 @@ from bet.config import Split
 from bet.data.episodes import Episodes
 from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVersion
+from bet.oracles import blockpush
 from bet.oracles.pointmass import demonstrations
 from bet.policy import Policy
 from bet.protocol import Recipe
 from bet.rollout import rollout
+from bet.tasks import SimulatedTask
 from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import write_manifest, write_text
@@ -40,20 +42,25 @@ class SmallSweep:
     sweep: Sweep
     episodes: Episodes
 
+    @property
+    def task(self) -> SimulatedTask:
+        return tasks.simulated(self.sweep.task)
+
     def begin(self) -> None:
         what = {"sweep": self.sweep.model_dump(mode="json"), "dataset_digest": self.episodes.digest}
-        write_manifest(self.run, "sweep", TASK.name, what)
+        write_manifest(self.run, "sweep", self.task.name, what)
 
     def train(self, setting: Mapping[str, Any]) -> TrialRecord:
         """One trial: trained, exported, rolled out on tune, put on record."""
-        full = {**dict.fromkeys(self.sweep.space), **setting}
+        full = {**dict.fromkeys(self.sweep.searched), **setting}
         seeds = range(self.sweep.seeds_per_trial)
         trainings = [SeedRun(self.run, self.sweep.config(full, seed), self.episodes) for seed in seeds]
         for training in trainings:
             training.train_to(1)
             training.save()
-        tables = [self.roll_out(training.export(1)[0], Split.TUNE, TUNE_EPISODES) for training in trainings]
-        overall = measurement(TASK, pa.concat_tables(tables))
+        count = self.sweep.eval.episodes
+        tables = [self.roll_out(training.export(1)[0], Split.TUNE, count) for training in trainings]
+        overall = measurement(self.task, pa.concat_tables(tables))
         primary, success = overall.primary, overall.success
         rung = Rung(
             epoch=1,
@@ -87,18 +94,19 @@ class SmallSweep:
         names = [f"{winner.trial}/{seed}/1" for seed in range(self.sweep.seeds_per_trial)]
         set_best(self.run, names[0])
         for name in names:
-            self.roll_out(Policy.load(self.run / "policies" / name), Split.REPORT, REPORT_EPISODES)
+            self.roll_out(Policy.load(self.run / "policies" / name), Split.REPORT, self.sweep.eval.winner_episodes)
         return winner
 
     def end_search(self) -> None:
         write_trials(self.run, self.sweep, read_trials(self.run, self.sweep.objective))
 
     def roll_out(self, policy: Policy, split: Split, count: int) -> pa.Table:
-        job = Job.of(policy, Recipe(TASK.protocol), split)
-        results = list(rollout(policy, Recipe(TASK.protocol), split, range(count), count))
-        table = episodes_table(TASK, job.source, results)
-        paths = trajectories_table(TASK, job.source, results, policy.bin_centers) if split is Split.REPORT else None
-        ledger = Ledger(self.run, TASK)
+        task, recipe = self.task, Recipe(self.task.protocol)
+        job = Job.of(policy, recipe, split)
+        results = list(rollout(policy, recipe, split, range(count), count))
+        table = episodes_table(task, job.source, results)
+        paths = trajectories_table(task, job.source, results, policy.bin_centers) if split is Split.REPORT else None
+        ledger = Ledger(self.run, task)
         ledger.append(table, execution_table([]), paths)
         return ledger.of(job.source)
 
@@ -133,14 +141,15 @@ def _new_sweep(demos: tuple[Path, Episodes], run: Path, **changes: Any) -> Small
         "search": "grid",
         "eval": {"episodes": TUNE_EPISODES, "winner_episodes": REPORT_EPISODES},
     }
-    small = SmallSweep(run, parse_sweep(tree | changes, "test"), episodes)
+    tree = {key: value for key, value in (tree | changes).items() if value is not None}
+    small = SmallSweep(run, parse_sweep(tree, "test"), episodes)
     small.begin()
     return small
 
 
 @pytest.fixture
 def new_sweep(demos: tuple[Path, Episodes], tmp_path: Path) -> NewSweep:
-    """Makes a sweep that has just begun; keywords change its file."""
+    """Makes a sweep that has just begun; keywords change its file, None takes a key out."""
     return functools.partial(_new_sweep, demos, tmp_path / "run")
 
 
@@ -148,7 +157,33 @@ def new_sweep(demos: tuple[Path, Episodes], tmp_path: Path) -> NewSweep:
 def finished(demos: tuple[Path, Episodes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a finished sweep: 2 x 2 settings, a winner measured. Read only."""
     small = _new_sweep(demos, tmp_path_factory.mktemp("runs") / "finished")
-    for setting in small.sweep.settings():
+    for setting in small.sweep.enumerated():
+        small.train(setting)
+    small.finish()
+    return small.run
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a finished BlockPush sweep: two listed settings that have learnt next to nothing. Read only."""
+    folder = tmp_path_factory.mktemp("blockpush")
+    episodes, _ = blockpush.demonstrations(range(3), seed=0)
+    save_episodes(episodes, folder / "demonstrations.parquet")
+    small = _new_sweep(
+        (folder / "demonstrations.parquet", episodes),
+        folder / "run",
+        task="blockpush",
+        space=None,
+        settings=[{}, {"bins": 1}],
+        base={
+            "data.path": str(folder / "demonstrations.parquet"),
+            "data.train_fraction": 0.7,
+            "model": {"layers": 1, "width": 16},
+            "train.epochs": 1,
+        },
+        eval={"episodes": 3, "winner_episodes": 4},
+    )
+    for setting in small.sweep.enumerated():
         small.train(setting)
     small.finish()
     return small.run

@@ -1,17 +1,22 @@
 """What the report says, computed from a run that the real records, ledger and results left."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import pyarrow as pa
 import pytest
 
+from bet import tasks
 from bet.config import Split
+from bet.metrics import BLOCKPUSH_ROUTES, NO_ROUTE
 from bet.policy import Policy
 from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError, write_manifest
 from bet_ray.report.compute import Axis, Stage, answer, curves, leaderboard, panels
+from bet_ray.report.published import PUBLISHED_RATES
 from bet_ray.report.records import episodes_of, read_records
 from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
@@ -75,7 +80,7 @@ def test_a_key_with_one_value_has_no_column_and_no_panel(new_sweep: NewSweep) ->
     records = read_records(small.run)
     assert leaderboard(records).keys == ("gamma",)
     assert leaderboard(records).fixed == ("bins=3",)
-    assert [panel.key for panel in panels(records)] == ["gamma"]
+    assert [panel.title for panel in panels(records)] == ["gamma"]
 
 
 def test_each_panel_has_every_trial_once_and_the_mean_of_each_value(finished: Path) -> None:
@@ -92,8 +97,8 @@ def test_each_panel_has_every_trial_once_and_the_mean_of_each_value(finished: Pa
 
 def test_learning_curves_cover_every_training_and_rung(finished: Path) -> None:
     found = curves(read_records(finished))
-    assert found.key == "bins"
-    assert found.groups == ("1", "3")
+    assert found.by == "bins"
+    assert found.groups == ("bins=1", "bins=3")
     assert len(found.curves) == 4
     assert all(len(curve.epochs) == len(curve.rungs) == 1 for curve in found.curves)
 
@@ -139,7 +144,7 @@ def test_importances_need_enough_trials_and_more_than_one_key(finished: Path, ne
         records.trials[0].model_copy(
             update={"setting": setting, "rungs": [rung.model_copy(update={"objective": setting["codebook.bins"] / 4})]}
         )
-        for setting in sweep.settings()
+        for setting in sweep.enumerated()
     ]
     view = search_view(replace(records, sweep=sweep, trials=trials))
     assert view is not None
@@ -156,7 +161,7 @@ def test_a_range_has_a_numeric_axis_and_a_logarithmic_one_where_it_was_searched_
         sweep = new_sweep(
             space={"loss.offset_scale": {"low": 1.5, "high": 90, "log": log}}, search="random", trials=12
         ).sweep
-        trials = [records.trials[0].model_copy(update={"setting": setting}) for setting in sweep.settings()]
+        trials = [records.trials[0].model_copy(update={"setting": setting}) for setting in sweep.enumerated()]
         (panel,) = panels(replace(records, sweep=sweep, trials=trials))
         assert panel.axis is axis
         assert [dot.x for dot in panel.dots] == sorted(trial.setting["loss.offset_scale"] for trial in trials)
@@ -168,7 +173,7 @@ def test_the_history_of_a_search_that_learned_has_its_order_and_the_rungs_that_c
 ) -> None:
     records = read_records(finished)
     small = new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}, search="tpe", trials=10)
-    grid = list(new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}).sweep.settings())
+    grid = list(new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}).sweep.enumerated())
     chosen = [grid[index] for index in (7, 2, 11, 5, 0, 9, 4, 1, 10, 3)]
     study = optuna.create_study(study_name="other", storage=f"sqlite:///{small.run / STUDY_DB}")
     for setting in chosen:
@@ -204,3 +209,75 @@ def test_a_directory_that_is_no_sweep_is_refused(tmp_path: Path) -> None:
 def test_settings_are_spelled_as_the_command_line_takes_them() -> None:
     assert setting_text({"codebook.bins": 64, "loss.gamma": 2.0, "train.lr": 3e-4}) == "bins=64 gamma=2 train.lr=0.0003"
     assert [spelled(value) for value in ("cosine", None, True)] == ["cosine", "null", "true"]
+
+
+def test_listed_settings_are_one_question_in_their_order(new_sweep: NewSweep) -> None:
+    listed = [{"window": 1}, {}, {"trunk": "mlp", "model.width": 40}]
+    small = new_sweep(space=None, settings=listed)
+    for setting in small.sweep.enumerated():
+        small.train(setting)
+    small.end_search()
+    records = read_records(small.run)
+    (panel,) = panels(records)
+    assert (panel.title, panel.axis) == ("setting", Axis.CATEGORY)
+    assert panel.labels == ("window=1", "as in base", "trunk=mlp\nmodel.width=40")
+    assert [dot.x for dot in panel.dots] == [0, 1, 2]
+    assert panel.means == ()
+    found = curves(records)
+    assert (found.by, found.groups) == ("setting", ("window=1", "as in base", "trunk=mlp model.width=40"))
+    assert {curve.group for curve in found.curves} == set(found.groups)
+    board = leaderboard(records)
+    assert board.keys == ("window", "trunk", "width")
+    assert {row.values for row in board.rows} == {
+        ("1", "transformer", "20"),
+        ("2", "transformer", "20"),
+        ("2", "mlp", "40"),
+    }
+
+
+def test_listed_settings_have_no_importances(finished: Path, new_sweep: NewSweep) -> None:
+    records = read_records(finished)
+    listed = [{"bins": bins, "gamma": gamma} for bins in (1, 2, 3, 4) for gamma in (0, 1, 2)]
+    sweep = new_sweep(space=None, settings=listed).sweep
+    trials = [
+        records.trials[0].model_copy(
+            update={"setting": setting, "rungs": [records.trials[0].rungs[0].model_copy(update={"objective": k / 12})]}
+        )
+        for k, setting in enumerate(sweep.enumerated())
+    ]
+    assert search_view(replace(records, sweep=sweep, trials=trials)) is None
+
+
+def test_routes_of_a_task_whose_metric_is_a_mean_are_those_of_its_successes(pushed: Path) -> None:
+    records = read_records(pushed)
+    found = routes(records)
+    assert found is not None
+    assert (found.maze, found.paths) == (None, ())
+    assert found.labels == BLOCKPUSH_ROUTES
+    shown, *others = found.shares
+    assert shown.by_label == dict.fromkeys(BLOCKPUSH_ROUTES, Estimate(0.25, 0.25, 0.25))
+    assert shown.entropy == pytest.approx(math.log(4))
+    assert [shares.origin for shares in others][:1] == [Origin.WINNER]
+    assert all(not shares.by_label and shares.entropy is None for shares in others)  # nothing succeeded
+    assert records.winner is not None
+    rows = records.winner.rows
+    assert rows.num_rows == 4
+    for name, values in {
+        "success": [True, True, True, False],
+        "route": [BLOCKPUSH_ROUTES[0], BLOCKPUSH_ROUTES[0], BLOCKPUSH_ROUTES[3], NO_ROUTE],
+    }.items():
+        field = rows.schema.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
+    found = routes(replace(records, winner=replace(records.winner, rows=rows)))
+    assert found is not None
+    winner = found.shares[1]
+    assert [round(share.value, 3) for share in winner.by_label.values()] == [0.667, 0, 0, 0.333]
+    assert all(share.low <= share.value <= share.high for share in winner.by_label.values())
+    assert winner.entropy == pytest.approx(-(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)))
+
+
+def test_published_rates_are_of_rates_that_the_task_has() -> None:
+    for name, lines in PUBLISHED_RATES.items():
+        for line in lines:
+            assert line.rates.keys() <= tasks.simulated(name).rates.keys()
+            assert all(0 <= rate <= 1 for rate in line.rates.values())

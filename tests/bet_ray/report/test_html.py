@@ -64,6 +64,22 @@ def test_a_finished_sweep_shows_its_answer_figures_videos_and_commands(page: str
     assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 4  # settings, paths, shares, curves
 
 
+@pytest.mark.slow
+def test_blockpush_stands_beside_what_was_published(pushed: Path) -> None:
+    found = page_of(pushed)
+    assert "2 listed settings" in found.words
+    measured = answer(read_records(pushed)).measured
+    assert measured is not None
+    assert measured.rates.keys() >= {"R1", "R2", "P1", "P2"}
+    cells = {
+        name: f"{name}{rate.estimate:.2f} [{rate.low:.2f}, {rate.high:.2f}]" for name, rate in measured.rates.items()
+    }
+    assert all(cell in found.words for cell in cells.values())
+    assert f"{cells['P2']} 0.710.18" in found.words
+    assert "Entropy of the routes that succeed: demonstrated 1.39, winner none, without a success" in found.words
+    assert sum(tag == "video" for tag, _ in found.tags) in (1, 2)
+
+
 def test_a_sweep_without_any_trial_yet_says_so(new_sweep: NewSweep) -> None:
     found = page_of(new_sweep().run)
     assert "Unfinished: 0 of 4 settings done. No winner has been measured yet." in found.words
