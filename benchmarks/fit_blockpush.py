@@ -125,7 +125,8 @@ def _set_all(array: NDArray[np.float64], value: float) -> None:
     array[...] = value
 
 
-TURNS, TABLE, PUSH, TIP = [2, 5], slice(0, 2), slice(2, 4), -1  # rows of joints, pairs and geoms in the XML
+TURNS, TABLE, PUSH = [2, 5], slice(0, 2), slice(2, 4)  # rows of joints and pairs in the XML
+FEET, TIP = slice(2, 5, 2), -1  # rows of geoms
 KNOBS = (
     Knob("damping of turns", lambda m: m.dof_damping[2], lambda m, v: _set_all(m.dof_damping[2:6:3], v)),
     Knob(
@@ -134,6 +135,7 @@ KNOBS = (
     Knob("friction of the tip", lambda m: m.pair_friction[2, 0], lambda m, v: _set_all(m.pair_friction[PUSH, :2], v)),
     Knob("radius of the tip", lambda m: m.geom_size[TIP, 0], lambda m, v: _set_all(m.geom_size[TIP, :1], v)),
     Knob("spin of the tip", lambda m: m.key_qvel[0, 8], lambda m, v: _set_all(m.key_qvel[0, 8:9], v)),
+    Knob("half of the foot", lambda m: m.geom_size[FEET][0, 0], lambda m, v: _set_all(m.geom_size[FEET, :2], v)),
     *(
         Knob(name, lambda m, i=i: blockpush.TURNING[i], lambda m, v, i=i: _set_all(blockpush.TURNING[i : i + 1], v))
         for i, name in enumerate(("inertia at rest", "inertia of sliding", "speed of half of it"))
@@ -183,7 +185,7 @@ def fit_blocks(env: BlockPushVectorEnv, episodes: Episodes, rows: Sequence[NDArr
         console.print(f"{found:.4f}  " + "  ".join(f"{knob.get(env.model):.4g}" for knob in KNOBS))
         return found
 
-    simplex = np.vstack([np.zeros(len(KNOBS)), np.diag([0.4, 0.4, 0.3, 0.03, 0.3, 0.6, 0.4, 0.6])])
+    simplex = np.vstack([np.zeros(len(KNOBS)), np.diag([0.4, 0.2, 0.3, 0.02, 0.2, 0.1, 0.4, 0.4, 0.6])])
     found = minimize(
         tried, np.zeros(len(KNOBS)), method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 150}
     )

@@ -49,7 +49,7 @@ OFFSET = 1e-6 * np.array([(-234, 685), (-516, 84), (-65, -1230), (101, -149), (1
 
 # Fitted: a block's moment of inertia about its yaw axis at rest, and what fast sliding adds while the tip presses it,
 # kg m^2; and the speed at which half of that is added, m/s. (A cube's own would be 2.7e-6.)
-TURNING = np.array([4.7e-5, 1.08e-3, 0.017])
+TURNING = np.array([4.7e-5, 1.5e-3, 0.017])
 
 CONTROL_SECONDS = 0.1
 ENTRY_REWARD, SUCCESS_REWARD = 0.49, 0.51
