@@ -60,8 +60,8 @@ class Demonstrator:
 
     order: Order
     phase: Phase = Phase.TO_PRE_BLOCK
-    _turn: int = 0
-    """0: the first block's, 1: the second's."""
+    turn: int = 0
+    """Whose it is: 0, the first block's, or 1, the second's."""
     _start: Point | None = None
     _first_pre_block: Point | None = None
 
@@ -70,8 +70,8 @@ class Demonstrator:
         numbers = state.tolist()
         here = tuple(numbers[EFFECTOR_TARGET])
         self._start = self._start or here
-        if not self._turn and _apart(*self._poses(numbers)) < IN_TARGET:
-            self._turn, self.phase = 1, Phase.TO_FIRST_PRE_BLOCK
+        if not self.turn and _apart(*self._poses(numbers)) < IN_TARGET:
+            self.turn, self.phase = 1, Phase.TO_FIRST_PRE_BLOCK
         (x, y), speed = self._goal(here, *self._poses(numbers))
         dx, dy = x - here[0], y - here[1]
         length, longest = hypot(dx, dy), speed * CONTROL_SECONDS
@@ -81,7 +81,7 @@ class Demonstrator:
 
     def _poses(self, numbers: list[float]) -> tuple[list[float], list[float]]:
         """x, y, yaw of the block and target whose turn it is."""
-        block, target = BLOCKS[self.order.blocks[self._turn]], TARGETS[self.order.targets[self._turn]]
+        block, target = BLOCKS[self.order.blocks[self.turn]], TARGETS[self.order.targets[self.turn]]
         return [numbers[column] for column in block], [numbers[column] for column in target]
 
     def _goal(self, here: Point, block: list[float], target: list[float]) -> tuple[Point, float]:
