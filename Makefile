@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test check bench soak
+.PHONY: demo demo-blockpush test check bench soak
 .DEFAULT_GOAL := test
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ export MPLBACKEND := Agg
 demo: .venv/.ready  ## point mass 2: generate demonstrations, sweep, measure the winner, write the report
 	$(BIN)/bet-ray demo
 
+demo-blockpush: .venv/.ready  ## BlockPush: generate demonstrations, train two settings, measure and film the winner
+	$(BIN)/bet-ray data generate blockpush --episodes 500 --out runs/demo-blockpush.parquet
+	$(BIN)/bet-ray sweep sweeps/blockpush_demo.yaml data.path=runs/demo-blockpush.parquet
+
 test: check  ## lint, types, every test
 	$(BIN)/pytest -n 2 -m 'not slow'
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
@@ -25,6 +29,7 @@ check: .venv/.ready
 
 bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pusht_env
+	$(BIN)/python -m benchmarks.blockpush_env
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.scale

@@ -135,6 +135,7 @@ def test_the_command_line_changes_the_sweep_or_its_base() -> None:
 SHIPPED = {
     "blockpush_ablation": 5,
     "blockpush_bins": 8,
+    "blockpush_demo": 2,
     "blockpush_gamma": 5,
     "blockpush_window": 4,
     "pointmass1_modes": 8,
