@@ -60,7 +60,7 @@ class BlockPushVectorEnv(SlotVectorEnv):
 
     Actions (n, 2): the change of the effector's target, metres; the target stays in the workspace.
     Observations (n, 16), float32, metres and radians in [-pi, pi): x, y, yaw of both blocks, xy of the effector and of
-    its target, x, y, yaw of both targets. States (n, 22), float64: the same, then the blocks' velocities, in that order.
+    its target, x, y, yaw of both targets. States (n, 22), float64: the same, then the blocks' velocities.
     Reward: 0.49 when a block comes into a target for the first time, 0.51 when both are in different ones, in place of
     those; then the episode terminates in success.
     `info`: `success` (0 or 1).
