@@ -96,7 +96,7 @@ def routes_taken(episodes: Episodes, task: Task, layout: str) -> list[str]:
             routes.append(NO_ROUTE)
             continue
         actions = episodes.actions[start : start + steps]
-        success = {"success": np.ones(steps)}
+        success = {"success": (np.arange(steps) == steps - 1).astype(np.float64)}  # at the end
         walk = Trajectory(path, actions, np.zeros(steps), success, np.zeros(steps, np.int64))
         routes.append(getattr(task.outcome(walk), "route", NO_ROUTE))
     return routes

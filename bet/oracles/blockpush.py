@@ -152,9 +152,7 @@ def demonstrations(
             seeds: list[int | None] = [None] * env.num_envs
             for slot in free:
                 number = waiting.popleft()
-                random = np.random.SeedSequence(seed, spawn_key=(number,))
-                seeds[slot] = int(random.generate_state(1, np.uint64)[0])
-                order = ORDERS[np.random.default_rng(random.spawn(1)[0]).integers(len(ORDERS))]
+                seeds[slot], order = drawn(seed, number)
                 running[slot] = _Running(number, Demonstrator(order))
             mask = np.isin(np.arange(env.num_envs), free)
             observations, _ = env.reset(seed=seeds, options={"reset_mask": mask})
@@ -182,6 +180,13 @@ def demonstrations(
         source="blockpush demonstrations",
     )
     return together, succeeded
+
+
+def drawn(seed: int, number: int) -> tuple[int, Order]:
+    """The seed of a demonstration's first state, and its order."""
+    random = np.random.SeedSequence(seed, spawn_key=(number,))
+    order = ORDERS[np.random.default_rng(random.spawn(1)[0]).integers(len(ORDERS))]
+    return int(random.generate_state(1, np.uint64)[0]), order
 
 
 @dataclass

@@ -8,6 +8,7 @@ from bet.config import make_config
 from bet.data.episodes import Episodes
 from bet.data.summary import paths_of, routes_taken, summarize
 from bet.envs.pointmass import PointMassVersion
+from bet.oracles import blockpush
 from bet.oracles.pointmass import demonstrated_routes, demonstrations
 
 
@@ -36,6 +37,16 @@ def test_the_routes_found_are_those_that_were_drawn(version):
     assert summarize(episodes, task, make_config(version.value)).routes == {
         route: drawn.count(route) for route in task.modes
     }
+
+
+def test_the_routes_found_of_block_pushing_are_the_orders_that_were_drawn():
+    episodes, _ = blockpush.demonstrations(range(24), seed=0)
+    found = routes_taken(episodes, tasks.get("blockpush"), "state")
+    for number, route in enumerate(found):
+        _, order = blockpush.drawn(0, number)
+        assert route.startswith(("block_", "block2_")[order.blocks[0]])
+        assert route.endswith("straight" if order.blocks == order.targets else "crossed")
+    assert len(set(found)) == 4
 
 
 def test_a_path_of_steps_goes_on_to_where_the_last_action_leads():
