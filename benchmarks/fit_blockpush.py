@@ -8,9 +8,10 @@ hold no velocities: a block begins with that of the step before. The first half 
 the second for the report. `--fit` searches, and prints what belongs into `bet/envs/blockpush.py` and `blockpush.xml`;
 it changes no file.
 
-Least errors alone make a block too steady: predictions of what is unstable gain by moving too little. What stands in
-the files is a few per cent less damped than the best fit, so that our demonstrator has to turn blocks, and to give
-pushes up, as often as the original's: the second table. Policies learn to recover from just that.
+Least errors alone make a block too steady: predictions of what is unstable gain by moving too little. The best fit
+(cost -4.92; damping 1.14e-4, foot 12.75 mm, inertia 6.7e-5 and 2.04e-3, spin 0.48) begins 1.50 pushes of a block, the
+original 1.65. What stands in the files (9.8e-5, 12 mm, 4.7e-5 and 1.5e-3, 0.55) is near it, and its demonstrator turns
+blocks and gives pushes up nearly as often as the original's: the second table. Policies learn from that to recover.
 """
 
 import argparse
@@ -193,6 +194,7 @@ def fit_blocks(env: BlockPushVectorEnv, episodes: Episodes, rows: Sequence[NDArr
         console.print(f"{found:.4f}  " + "  ".join(f"{knob.get(env.model):.4g}" for knob in KNOBS))
         return found
 
+    console.print("cost  " + "  ".join(knob.name for knob in KNOBS))
     simplex = np.vstack([np.zeros(len(KNOBS)), np.diag([0.4, 0.2, 0.3, 0.02, 0.2, 0.1, 0.4, 0.4, 0.6])])
     found = minimize(
         tried, np.zeros(len(KNOBS)), method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 150}
@@ -251,7 +253,7 @@ def open_loop(episodes: Episodes, numbers: range) -> float:
     for step in range(int(lengths.max())):
         actions = episodes.actions[first + np.minimum(step, lengths - 1)] * (step < lengths)[:, None]
         *_, info = env.step(actions)
-        won |= info["success"] > 0
+        won |= (info["success"] > 0) & (step < lengths)
     return float(won.mean())
 
 

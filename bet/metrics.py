@@ -102,14 +102,16 @@ def blockpush_outcome(trajectory: Trajectory) -> BlockPushOutcome:
     inside, tight = (distances < TOLERANCE) | (success[:, None, None] & nearest), distances < BLOCKPUSH_TIGHT
     pushed = _placed(np.logical_or.accumulate(inside))  # (T,) blocks so far
     entry = inside[inside.any(axis=(1, 2)).argmax()].ravel()  # (4,) block and target, of the first to be inside
-    first, crossed = int(entry.argmax()), int(nearest[success.argmax(), 0, 1])
+    first = int(entry.argmax())
+    targets = distances[success.argmax()].argmin(axis=1)  # (2,) the nearest to each block, at the success
+    found = trajectory.success and targets[0] != targets[1]
     return BlockPushOutcome(
         reached=int(reached[-1]),
         pushed=int(pushed[-1]),
         stayed=int(_placed(inside[-1])),
         pushed_4cm=int(_placed(np.any(tight, axis=0))),
         stayed_4cm=int(_placed(tight[-1])),
-        route=BLOCKPUSH_ROUTES[first // 2 * 2 + crossed] if trajectory.success else NO_ROUTE,
+        route=BLOCKPUSH_ROUTES[first // 2 * 2 + targets[0]] if found else NO_ROUTE,
         first_push=BLOCKPUSH_FIRST[first] if entry.any() else NO_ROUTE,
         first_reached_at=_first_step(reached >= 1),
         second_reached_at=_first_step(reached >= 2),

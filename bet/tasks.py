@@ -7,7 +7,7 @@ Any other name is a gymnasium id, and its task is made from what the environment
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import numpy as np
 import pymunk
 from gymnasium import spaces
 from numpy.typing import NDArray
+from scipy.stats import entropy
 
 from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
 from bet.data import formats
@@ -154,6 +155,8 @@ class SimulatedTask(Task):
     protocol: Protocol
     rates: Mapping[str, Rate] = field(default_factory=lambda: MappingProxyType({}))
     """Other metrics that are shares of the episodes."""
+    legend: str = ""
+    """What the names of the rates and modes mean, in a sentence each."""
     events: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What happens in an episode -> the column that holds the step, from 1, or `NEVER`."""
     first: str | None = None
@@ -166,6 +169,11 @@ class SimulatedTask(Task):
     _make_env: Callable[[int, str, int], SlotVectorEnv]
     strict_boxes: bool = False
     """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
+
+    @property
+    def mode_entropy(self) -> float:
+        """Of the demonstrated modes, in nats; 0 without any."""
+        return float(entropy(list(self.modes.values()))) if self.modes else 0.0
 
     @property
     def by_modes(self) -> bool:
@@ -287,7 +295,7 @@ def _load_from(origin: Origin, data: DataConfig) -> Episodes:
     assert path is not None
     if not path.exists():
         raise DataError(
-            f"{path}: no such demonstrations; fetch them (bet-ray data {origin.command}), or set data.path=... "
+            f"{path}: no such demonstrations; get them (bet-ray data {origin.command}), or set data.path=... "
             f"or {DATA_DIR} to the folder that holds {origin.places[0].partition('/')[0]}/"
         )
     return formats.load(path, data.observation)
@@ -343,7 +351,8 @@ def _released(name: str, source: str) -> Origin:
 
 
 def _blockpush() -> SimulatedTask:
-    origin = _released("blockpush", "a scripted demonstrator (BeT, Shafiullah et al. 2022)")
+    released = _released("blockpush", "a scripted demonstrator (BeT, Shafiullah et al. 2022)")
+    origin = replace(released, places=(*released.places, "blockpush.parquet"), command="generate blockpush")
     routes = dict.fromkeys(BLOCKPUSH_ROUTES, 1 / len(BLOCKPUSH_ROUTES)) | {NO_ROUTE: 0.0}
     return SimulatedTask(
         name="blockpush",
@@ -378,6 +387,11 @@ def _blockpush() -> SimulatedTask:
             }
         ),
         first="first_push",
+        legend=(
+            "R1, R2: that many blocks reached. P1, P2: brought into targets; in the stricter readings they stay until "
+            "the end, or come nearer than 4 cm. A route is the block that comes into a target first, and whether each "
+            "block goes to the target of its own number (straight) or to the other (crossed)."
+        ),
         outcome_type=BlockPushOutcome,
         outcome=blockpush_outcome,
         episode_primary=blockpush_primary,

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from bet.envs.blockpush import OBS_DIM, STATE_DIM
+from bet.envs.blockpush import at_rest
 from bet.envs.blockpush_scene import HALF_BLOCK
 from bet.envs.pointmass import TARGET_RADIUS, PointMassVersion
 from bet.envs.pusht_scene import GOAL, OUTLINE
@@ -141,7 +141,7 @@ def blockpush_view(name: str) -> View:
     return View(
         columns=tuple(columns[column] for column in sorted(columns)),
         action_columns=("effector target step x", "effector target step y"),
-        scene=lambda observations: np.pad(observations.astype(np.float64), ((0, 0), (0, STATE_DIM - OBS_DIM))),
+        scene=at_rest,
         complete=True,
         plane=Plane(*BLOCKPUSH_SQUARE, "m", y_down=False, landmarks=MappingProxyType({})),
         bodies=(

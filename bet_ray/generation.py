@@ -2,14 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable
-from itertools import chain
 
-import numpy as np
 import ray
+from ray.exceptions import RayError
 
 from bet.data.episodes import Episodes
+from bet.errors import FailedRunError
 from bet.oracles.blockpush import SLOTS, demonstrations
-from bet_ray.session import session
+from bet_ray.session import last_line, session
 
 PART = SLOTS  # demonstrations that a worker makes at a time: all slots busy, and progress often enough
 
@@ -20,7 +20,8 @@ def blockpush_demonstrations(
     """So many demonstrations of BlockPush, and how many of them succeed.
 
     Each depends on its number and `seed` alone. `workers`: how many make them at once, by default one per CPU.
-    `progress` is called with how many are done. A worker that dies is replaced by Ray, and its part made again.
+    `progress` is called with how many are done. The part of a worker that dies is made again, as often as Ray does that
+    by default; then raises `FailedRunError`.
     """
     waiting = deque(range(first, min(first + PART, episodes)) for first in range(0, episodes, PART))
     made: dict[range, tuple[Episodes, int]] = {}
@@ -31,17 +32,16 @@ def blockpush_demonstrations(
                 part = waiting.popleft()
                 running[_make.remote(part, seed)] = part
             (ended, *_), _ = ray.wait(list(running))
-            made[running.pop(ended)] = ray.get(ended)
+            part = running.pop(ended)
+            try:
+                made[part] = ray.get(ended)
+            except RayError as error:
+                raise FailedRunError(
+                    f"demonstrations {part.start} to {part.stop - 1} could not be made: {last_line(error)}"
+                ) from error
             progress(sum(map(len, made)))
     found = [made[part] for part in sorted(made, key=lambda part: part.start)]
-    together = [one for one, _ in found]
-    return Episodes(
-        observations=np.concatenate([one.observations for one in together]),
-        actions=np.concatenate([one.actions for one in together]),
-        episode_ends=np.cumsum(list(chain.from_iterable(one.lengths for one in together))),
-        task=together[0].task,
-        source=together[0].source,
-    ), sum(succeeded for _, succeeded in found)
+    return Episodes.joined([some for some, _ in found]), sum(succeeded for _, succeeded in found)
 
 
 @ray.remote(num_cpus=1)

@@ -5,7 +5,7 @@ Step `t` of an episode holds the observation *before* its action. Episode `e` is
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -99,6 +99,17 @@ class Episodes:
             sha.update(repr(array.shape).encode())
             sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         return sha.hexdigest()
+
+    @classmethod
+    def joined(cls, parts: Sequence["Episodes"]) -> "Episodes":
+        """One after the other; of the first one's task and source. There is at least one."""
+        return cls(
+            np.concatenate([part.observations for part in parts]),
+            np.concatenate([part.actions for part in parts]),
+            np.cumsum(np.concatenate([part.lengths for part in parts])),
+            parts[0].task,
+            parts[0].source,
+        )
 
     def select(self, episodes: NDArray[np.integer]) -> "Episodes":
         """The given episodes, in the given order."""

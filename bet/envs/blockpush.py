@@ -21,23 +21,26 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from bet.envs.blockpush_scene import HALF_BLOCK, draw
+from bet.envs.blockpush_scene import (
+    BLOCKS,
+    EFFECTOR,
+    EFFECTOR_TARGET,
+    HALF_BLOCK,
+    TARGETS,
+    TOLERANCE,
+    WORKSPACE,
+    draw,
+)
 from bet.envs.vector import Info, SlotVectorEnv
 
 _mujoco: Any = mujoco  # compiled, and without types
 
 XML = Path(__file__).with_suffix(".xml")
 
-WORKSPACE = np.array([(0.15, -0.5), (0.7, 0.5)])  # metres: least and greatest x and y of the effector's target
 START = (0.3, -0.4)  # of that target
-PRESS = 0.0061  # metres: a tip that is to come nearer than this to where a block is presses it
-TOLERANCE = 0.05  # metres: a block nearer than this to a target is in it
+PRESS = 0.0061  # metres, about the tip's radius: where it is to come nearer to a block than this, it presses it
 ACTION_LIMIT = 0.1  # metres a step, of the action space; as in the original, larger actions are not clipped
 
-# Columns of states and observations.
-BLOCKS = ((0, 1, 2), (3, 4, 5))  # x, y and yaw of each
-EFFECTOR, EFFECTOR_TARGET = slice(6, 8), slice(8, 10)
-TARGETS = ((10, 11, 12), (13, 14, 15))
 YAWS = [2, 5, 12, 15]
 OBS_DIM, BODIES = 16, 8  # the first eight columns move by physics
 VELOCITIES = slice(16, 22)  # of the blocks, in states alone: x, y and yaw a second
@@ -61,8 +64,11 @@ class BlockPushVectorEnv(SlotVectorEnv):
     Actions (n, 2): the change of the effector's target, metres; the target stays in the workspace.
     Observations (n, 16), float32, metres and radians in [-pi, pi): x, y, yaw of both blocks, xy of the effector and of
     its target, x, y, yaw of both targets. States (n, 22), float64: the same, then the blocks' velocities.
+    `states` to restore may have 16 columns, of observations: then blocks are at rest. A block that is in a target there
+    has come into it before.
     Reward: 0.49 when a block comes into a target for the first time, 0.51 when both are in different ones, in place of
-    those; then the episode terminates in success.
+    those; then the episode terminates in success. (The original ends, too, when both come into the same target in the
+    same step: its two 0.49 together pass for success.)
     `info`: `success` (0 or 1).
 
     >>> env = BlockPushVectorEnv(num_envs=2)
@@ -120,7 +126,13 @@ class BlockPushVectorEnv(SlotVectorEnv):
         world.qpos[:BODIES], world.qvel[:6] = state[:BODIES], state[VELOCITIES]
         self._states[slot] = state
         self._states[slot, YAWS] = wrapped(state[YAWS])
-        self._entered[slot] = False
+        self._entered[slot] = restore & (block_distances(state) < TOLERANCE)
+
+    def _checked_states(self, states: Any, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        states = np.asarray(states, dtype=np.float64)
+        if states.shape == (self.num_envs, OBS_DIM):
+            states = at_rest(states)
+        return super()._checked_states(states, mask)
 
     def _advance(
         self, slots: NDArray[np.intp], actions: NDArray[np.float64]
@@ -151,6 +163,11 @@ class BlockPushVectorEnv(SlotVectorEnv):
         return self._states[:, :OBS_DIM].astype(np.float32)
 
 
+def at_rest(observations: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The states (n, 22) behind observations (n, 16), if no block moves."""
+    return np.pad(observations.astype(np.float64), ((0, 0), (0, STATE_DIM - OBS_DIM)))
+
+
 def block_distances(states: NDArray[np.floating]) -> NDArray[np.float64]:
     """How far each block is from each target, metres: states or observations (..., d) -> (..., 2 blocks, 2 targets)."""
     states = states.astype(np.float64)
@@ -160,11 +177,11 @@ def block_distances(states: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def yaw_inertias(states: NDArray[np.float64], goals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Moments of inertia of the blocks for a control step (k, 2), from states before it (k, 22) and the tip's goals."""
-    at_rest, sliding, half = TURNING
+    resting, sliding, half = TURNING
     x, y, yaw = np.moveaxis(states[:, VELOCITIES].reshape(-1, 2, 3), 2, 0)  # (k, 2) each
     speed = np.sqrt(x * x + y * y + (HALF_BLOCK * yaw) ** 2)
     pressed = _gaps(states, goals) < PRESS
-    return at_rest + pressed * sliding * speed / (speed + half)
+    return resting + pressed * sliding * speed / (speed + half)
 
 
 def _gaps(states: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:

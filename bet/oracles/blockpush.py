@@ -6,7 +6,6 @@ target, is drawn: four orders, equally likely. It moves the effector's *target*,
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import atan2, cos, hypot, pi, sin
@@ -130,13 +129,10 @@ class Demonstrator:
         return goal, speed
 
 
-def demonstrations(
-    episodes: range, seed: int, progress: Callable[[int], None] = lambda done: None
-) -> tuple[Episodes, int]:
+def demonstrations(episodes: range, seed: int) -> tuple[Episodes, int]:
     """The demonstrations of these numbers, and how many of them succeed.
 
-    Each depends on its number and the seed alone: however they are shared out, the same ones are made. `progress` hears
-    of every one that is done.
+    Each depends on its number and the seed alone: however they are shared out, the same ones are made.
 
     Raises `ValueError` for no episodes.
     """
@@ -169,7 +165,6 @@ def demonstrations(
             assert one is not None
             ended[one.number], running[slot] = one, None
             succeeded += int(info["success"][slot])
-            progress(1)
     env.close()
     made = [ended[number] for number in episodes]
     together = Episodes(

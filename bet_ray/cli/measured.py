@@ -20,8 +20,6 @@ ERRORS_TOLD = 5
 
 def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
     """The primary metric and the success rate with their intervals, and the modes where the task names them."""
-    from scipy.stats import entropy
-
     from bet.metrics import SUCCESS, route_name
 
     if task.protocol.primary != SUCCESS:
@@ -38,8 +36,7 @@ def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
     for mode, share in found.mode_shares.items():
         console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     if found.mode_entropy is not None:
-        shown = float(entropy(list(task.modes.values())))
-        console.print(f"  entropy of these: {found.mode_entropy:.2f} nats (demonstrated {shown:.2f})")
+        console.print(f"  entropy of these: {found.mode_entropy:.2f} nats (demonstrated {task.mode_entropy:.2f})")
 
 
 def print_policy(one: "Evaluation", table: "pa.Table") -> None:
@@ -79,7 +76,7 @@ def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Tab
     primaries = dict.fromkeys(one.task.protocol.primary for one in evaluations)
     rates = [name for one in evaluations for name in one.task.published_rates or [SUCCESS]]
     names = dict.fromkeys([*(["primary"] if len(primaries) > 1 else primaries), *rates])
-    spread = "intervals hold for all at once, 95%"
+    spread = "intervals of a column hold for all at once, 95%"
     split = evaluations[0].job.split.value
     table = board(
         f"{counted(len(evaluations), 'policy', 'policies')} · {counted(tables[0].num_rows, f'{split} episode')} "

@@ -16,6 +16,7 @@ from bet.config import canonical_json
 from bet.measure import Measurement
 from bet.training import Epoch
 from bet_ray.evaluation import measurement
+from bet_ray.manifest import RunError
 from bet_ray.report.records import Records
 from bet_ray.sweep import Range
 from bet_ray.tuning import Rivals, Rung, Status, TrialRecord, rivals
@@ -218,9 +219,13 @@ def questions(records: Records) -> list[Question]:
         places = {canonical_json(setting): place for place, setting in enumerate(sweep.enumerated())}
         lines = [[setting_text({key: value}) for key, value in setting.items()] for setting in sweep.settings]
         labels = ["\n".join(each) or "as in base" for each in lines]
-        return [
-            Question("setting", Axis.CATEGORY, lambda trial: places[canonical_json(trial.setting)], labels.__getitem__)
-        ]
+
+        def place(trial: TrialRecord) -> int:
+            if (setting := canonical_json(trial.setting)) not in places:
+                raise RunError(f"{records.run}: no listed setting is trial {trial.trial}'s; defaults have changed since")
+            return places[setting]
+
+        return [Question("setting", Axis.CATEGORY, place, labels.__getitem__)]
     return [
         Question(key_name(key), _axis(sweep.choices[key]), partial(_value, key), spelled, key)
         for key in _varied(records)[0]

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import entropy
 
 from bet.config import Split
 from bet.data.episodes import DataError
@@ -84,7 +83,7 @@ def routes(records: Records) -> Routes | None:
     demonstrated = _demonstrations(records) if maze else None
     paths = [] if demonstrated is None else [demonstrated]
     given = {label: Estimate(*3 * [task.modes.get(label, 0.0)]) for label in labels}
-    shares = [Shares(Origin.DEMONSTRATED, given, float(entropy(list(task.modes.values()))))]
+    shares = [Shares(Origin.DEMONSTRATED, given, task.mode_entropy)]
     if winner.measured:
         if maze:
             paths.append(Paths(Origin.WINNER, setting_text(winner.trial.setting), _recorded(records, winner.rows)))

@@ -415,7 +415,7 @@ def test_every_epoch_of_a_run_is_evaluated_on_one_pool_into_one_table(tmp_path: 
     done = bet_ray("eval", run, "--each", "--episodes", "40", "--actors", "2", "--slots", "8", "--autotune")
     assert done.returncode == 0, done.stderr
     assert "chosen: --actors 2 --slots" in done.stdout
-    assert "2 policies · 40 report episodes each · intervals hold for all at once, 95%" in done.stdout
+    assert "2 policies · 40 report episodes each · intervals of a column hold for all at once, 95%" in done.stdout
     assert "80 episodes run in " in done.stdout
     assert "slots busy " in done.stdout
     rows = pq.read_table(run / "episodes").to_pandas()

@@ -29,16 +29,18 @@ def test_any_number_of_workers_makes_the_same_demonstrations(workers: int, alone
     assert told == sorted(told)
 
 
-def test_a_part_is_made_again_when_its_worker_is_killed(alone: tuple[str, int]) -> None:
+def test_a_part_is_made_again_when_its_worker_is_killed() -> None:
     killed: list[int] = []
 
     def kill(done: int) -> None:
+        """Once the workers have work in hand, and some of it is done."""
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                if done < EPISODES and not killed and process.name().startswith("ray::_make"):
+                if not killed and process.name().startswith("ray::_make"):
                     process.kill()
                     killed.append(process.pid)
 
-    episodes, _ = blockpush_demonstrations(EPISODES, 4, 2, kill)
+    many = 8 * PART
+    episodes, _ = blockpush_demonstrations(many, 4, 2, kill)
     assert killed
-    assert episodes.digest == alone[0]
+    assert episodes.digest == demonstrations(range(many), seed=4)[0].digest

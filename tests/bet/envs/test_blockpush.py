@@ -1,7 +1,9 @@
 """BlockPush: the original's starts, rewards and ends; how near its physics is, tells `benchmarks/fit_blockpush.py`."""
 
 from pathlib import Path
+from typing import Any, cast
 
+import mujoco
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,8 +19,10 @@ from bet.envs.blockpush import (
     STATE_DIM,
     TARGET_XY,
     TARGETS,
+    VELOCITIES,
     WORKSPACE,
     BlockPushVectorEnv,
+    at_rest,
     block_distances,
     rest,
     wrapped,
@@ -125,14 +129,28 @@ def test_replayed_pushes_stay_near_the_recorded_ones(recorded: Episodes) -> None
 # Rewards and ends.
 
 
-def test_the_first_entry_of_each_block_into_each_target_is_rewarded_once() -> None:
-    beside = scene(block=(0.28, 0.2, 0.0))
-    _, steps = stepped(beside, (0.0, 0.0), (0.0, 0.0))
+def sliding(state: NDArray[np.float64], block: int, speed: float) -> NDArray[np.float64]:
+    """The state with a block (0 or 1) on its way along y, some millimetres before it stops."""
+    state[VELOCITIES.start + 3 * block + 1] = speed
+    return state
+
+
+def test_the_first_entry_of_a_block_into_a_target_is_rewarded_once() -> None:
+    _, steps = stepped(sliding(scene(block=(0.28, 0.149, 0.0)), 0, 0.3), (0.0, 0.0), (0.0, 0.0))
     assert [reward[0] for _, reward, *_ in steps] == [0.49, 0.0]
-    both = scene(block=(0.28, 0.2, 0.0), block2=(0.3, 0.235, 0.0))
-    _, steps = stepped(both, (0.0, 0.0))
-    assert steps[0][1][0] == pytest.approx(0.98)
-    assert not steps[0][2][0]
+
+
+def test_two_blocks_that_come_into_one_target_are_rewarded_twice_and_are_no_success() -> None:
+    """Here the original ends: it takes any reward of 0.5 for success."""
+    both = scene(block=(0.28, 0.149, 0.0), block2=(0.28, 0.251, 0.0))
+    _, ((_, rewards, terminated, *_),) = stepped(sliding(sliding(both, 0, 0.3), 1, -0.3), (0.0, 0.0))
+    assert rewards[0] == pytest.approx(0.98)
+    assert not terminated[0]
+
+
+def test_a_block_that_is_in_a_target_when_restored_has_come_into_it_before() -> None:
+    _, ((_, rewards, *_),) = stepped(scene(block=(0.28, 0.2, 0.0)), (0.0, 0.0))
+    assert rewards[0] == 0
 
 
 def test_both_blocks_in_different_targets_end_the_episode_in_success() -> None:
@@ -147,8 +165,9 @@ def test_both_blocks_in_different_targets_end_the_episode_in_success() -> None:
 
 @pytest.mark.parametrize(("away", "inside"), [(0.0499, True), (0.0501, False)])
 def test_a_block_is_in_a_target_nearer_than_5_cm(away: float, inside: bool) -> None:
-    _, ((_, rewards, *_),) = stepped(scene(block=(0.28, 0.2 - away, 0.0)), (0.0, 0.0))
-    assert (rewards[0] > 0) == inside
+    state = scene(block=(0.28, 0.2 - away, 0.0), block2=(0.52, 0.2, 0.0))
+    _, ((_, _, terminated, *_),) = stepped(state, (0.0, 0.0))
+    assert terminated[0] == inside
 
 
 def test_distances_are_those_of_each_block_from_each_target() -> None:
@@ -166,6 +185,35 @@ def test_a_restored_state_goes_on_with_its_velocities() -> None:
     env, _ = stepped(state, (0.0, 0.0))
     assert 0.4 < env.states[0, 0] < 0.41
     assert 0.0 < env.states[0, 2] < 0.2
+
+
+def test_an_observation_is_restored_with_its_blocks_at_rest(recorded: Episodes) -> None:
+    seen = recorded.observations[recorded.episode_starts[:5] + 30]
+    restored = []
+    for states in (seen, at_rest(seen)):
+        env = BlockPushVectorEnv(5)
+        observations, _ = env.reset(options={"states": states})
+        np.testing.assert_allclose(observations, seen, atol=1e-6)
+        env.step(np.tile([0.01, 0.02], (5, 1)))
+        restored.append(env.states)
+    np.testing.assert_array_equal(*restored)
+
+
+def test_states_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1, 17\), expected \(1, 22\)"):
+        BlockPushVectorEnv(1).reset(options={"states": np.zeros((1, 17))})
+
+
+def test_the_moment_of_inertia_of_a_yaw_is_the_one_given() -> None:
+    """`dof_M0` is what MuJoCo keeps it in for a body whose joints are its own axes."""
+    env = BlockPushVectorEnv(1)
+    world, compiled = env._worlds[0], cast(Any, mujoco)
+    for inertia in (1e-5, 2e-3):
+        env._inertias[:] = inertia
+        compiled.mj_forward(env.model, world)
+        momenta = np.zeros(env.model.nv)
+        compiled.mj_mulM(env.model, world, momenta, np.ones(env.model.nv))
+        np.testing.assert_allclose(momenta[2:6:3], inertia)
 
 
 def test_angles_are_seen_within_half_a_turn() -> None:
