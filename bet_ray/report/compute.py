@@ -222,7 +222,7 @@ def questions(records: Records) -> list[Question]:
 
         def place(trial: TrialRecord) -> int:
             if (setting := canonical_json(trial.setting)) not in places:
-                raise RunError(f"{records.run}: no listed setting is trial {trial.trial}'s; defaults have changed since")
+                raise RunError(f"{records.run}: no listed setting is trial {trial.trial}'s; defaults have changed")
             return places[setting]
 
         return [Question("setting", Axis.CATEGORY, place, labels.__getitem__)]
