@@ -7,9 +7,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ray
-from ray._private import ray_constants, worker
+from ray._private import ray_constants, services, worker
+
+_Popen = services.ConsolePopen  # with which Ray starts its processes
 
 
 @contextmanager
@@ -29,6 +32,8 @@ def session(cpus: int | None = None) -> Iterator[int]:
             False  # of a worker that died Ray prints a page, on stdout; the pool tells it in a line
         )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # A signal to this process's group is for this process: a raylet that ends first takes its driver with it.
+        services.ConsolePopen = partial(_Popen, process_group=0)
         # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
         ray.init(
             address="local",
