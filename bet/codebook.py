@@ -5,8 +5,6 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -19,6 +17,9 @@ def fit_codebook(actions: NDArray[np.float32], bins: int, seed: int) -> Tensor:
 
     Raises `DataError` when there are fewer distinct actions than bins, or so close together that centres coincide.
     """
+    from sklearn.cluster import KMeans  # a second that only those wait for who fit
+    from sklearn.exceptions import ConvergenceWarning
+
     distinct = len(np.unique(actions, axis=0))
     if distinct < bins:
         raise DataError(f"codebook.bins={bins} but the demonstrations have only {counted(distinct, 'distinct action')}")

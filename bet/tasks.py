@@ -16,9 +16,9 @@ from typing import Literal, overload
 import mujoco
 import numpy as np
 import pymunk
+import scipy
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.stats import entropy
 
 from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
 from bet.data import formats
@@ -173,7 +173,7 @@ class SimulatedTask(Task):
     @property
     def mode_entropy(self) -> float:
         """Of the demonstrated modes, in nats; 0 without any."""
-        return float(entropy(list(self.modes.values()))) if self.modes else 0.0
+        return float(scipy.stats.entropy(list(self.modes.values()))) if self.modes else 0.0
 
     @property
     def by_modes(self) -> bool:

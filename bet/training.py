@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bet.arithmetic import tf32, threads
 from bet.codebook import encode, fit_codebook
-from bet.config import Config, ConfigError, FitOn, Precision, Schedule, canonical_json
+from bet.config import Config, ConfigError, FitOn, ModelConfig, Precision, Schedule, canonical_json
 from bet.data.episodes import Episodes
 from bet.data.windows import Windows, windows_of
 from bet.errors import FailedRunError, UsageError
@@ -114,6 +114,12 @@ def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> tuple[No
     return normalizer, fit_codebook(normalizer.normalize(fitted_on.actions), config.codebook.bins, config.codebook.seed)
 
 
+def check_workers(model: ModelConfig, count: int) -> None:
+    """Raise `ConfigError` where a model cannot be trained by so many workers together."""
+    if model.batch_norm and count > 1:
+        raise ConfigError("model.batch_norm: its statistics need the whole batch, so train with one worker")
+
+
 class Training:
     """One training run, a step at a time.
 
@@ -150,8 +156,12 @@ class Training:
             self.model.initialize(torch.Generator().manual_seed(config.train.seed))
         self.model.to(self.device)
         self._train, self._validation = tensors(train), tensors(validation)
-        if config.model.batch_norm:
-            self._check_batch_norm()
+        check_workers(config.model, self.workers.count)
+        size = config.train.batch_size
+        if config.model.batch_norm and 1 in (size, self.windows % size):
+            raise ConfigError(
+                f"model.batch_norm: {self.windows:,} windows by {size}: one is alone; use another train.batch_size"
+            )
         self._average = copy.deepcopy(self.model) if config.train.ema else None
         self._policy = (centers, observation_normalizer, action_normalizer, episodes.digest)
         decayed = [p for n, p in self.model.named_parameters() if p.ndim == 2 and n != "position"]
@@ -337,16 +347,6 @@ class Training:
         self.workers.sum_([sums])
         focal, offset, count, right = sums.tolist()
         return focal / count, offset / count, right / count
-
-    def _check_batch_norm(self) -> None:
-        """Its statistics are of a batch: not of a part of one, nor of a single window."""
-        if self.workers.count > 1:
-            raise ConfigError("model.batch_norm: its statistics need the whole batch, so train with one worker")
-        size = self.config.train.batch_size
-        if 1 in (size, self.windows % size):
-            raise ConfigError(
-                f"model.batch_norm: {self.windows:,} windows by {size}: one is alone; use another train.batch_size"
-            )
 
     def _finish_epoch(self, lr: float) -> Epoch:
         focal, offset, count = self._sums.tolist()

@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from bet.config import Config
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
-from bet.training import Epoch
+from bet.training import Epoch, check_workers
 from bet.wording import counted
 from bet.workers import Workers
 from bet_ray.session import last_line, on_cluster, session
@@ -51,6 +51,7 @@ def train_on_workers(
     Raises what `train` raises, `UsageError` for more GPUs than this machine has, and `FailedRunError` when workers keep
     dying; a resume then continues.
     """
+    check_workers(config.model, workers.least)
     run = run.resolve()
     scratch = run / _SCRATCH
     asked, there = workers.most * config.train.threads, os.cpu_count() or 1

@@ -394,8 +394,8 @@ def test_ctrl_c_of_a_training_says_what_is_kept_and_the_command_that_continues_d
 def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "which.yaml").write_text(
-        "question: Which?\ntask: pointmass2\nspace: {bins: [2, 3]}\nsearch: grid\n"
-        "base: {train.epochs: 3}\neval: {episodes: 20, rungs: 3, winner_episodes: 20}\n"
+        "question: Which?\ntask: pointmass2\nspace: {bins: [2]}\nsearch: grid\n"
+        "base: {train: {epochs: 3, batch_size: 512}}\neval: {episodes: 20, rungs: 3, winner_episodes: 20}\n"
     )
     said = interrupted(tmp_path, "checkpoint.pt", "sweep", "which.yaml", "--out", "s")
     assert said.endswith("and every finished episode; continue with: bet-ray sweep which.yaml --out s --resume")
@@ -410,7 +410,7 @@ def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 def test_every_epoch_of_a_run_is_evaluated_on_one_pool_into_one_table(tmp_path: Path) -> None:
     run = tmp_path / "a"
-    trained = bet_ray("train", "pointmass2", "train.epochs=2", "train.lr=3e-3", "--keep-epochs", "--out", run)
+    trained = bet_ray("train", "pointmass2", "train.epochs=2", "train.batch_size=512", "--keep-epochs", "--out", run)
     assert trained.returncode == 0, trained.stderr
     done = bet_ray("eval", run, "--each", "--episodes", "40", "--actors", "2", "--slots", "8", "--autotune")
     assert done.returncode == 0, done.stderr

@@ -113,15 +113,20 @@ def test_gpus_that_are_not_here_are_not_waited_for(tmp_path: Path) -> None:
         train_on_workers(tmp_path, *started(tmp_path), WorkerCount(1000, 1000), use_gpu=True)
 
 
+def test_what_workers_cannot_train_together_is_refused_before_any_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bet_ray.distributed.session", lambda _: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match="so train with one worker"):
+        train_on_workers(tmp_path, *started(tmp_path, model_trunk="mlp", model_batch_norm=True), TWO)
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_errors_of_ours_are_not_tried_again(tmp_path: Path) -> None:
     began = time.monotonic()
-    config, episodes = started(tmp_path / "a", model_trunk="mlp", model_batch_norm=True)
-    with pytest.raises(ConfigError, match="so train with one worker"):
-        train_on_workers(tmp_path / "a", config, episodes, TWO)
-    config, episodes = started(tmp_path / "b", train_lr=1e9, train_grad_clip=None)
+    config, episodes = started(tmp_path, train_lr=1e9, train_grad_clip=None)
     with pytest.raises(FailedRunError, match=r"not finite in epoch \d; try a smaller train\.lr"):
-        train_on_workers(tmp_path / "b", config, episodes, TWO)
+        train_on_workers(tmp_path, config, episodes, TWO)
     assert time.monotonic() - began < 300
 
 

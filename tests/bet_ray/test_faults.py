@@ -39,7 +39,7 @@ from tests.bet_ray.test_pool import drain, job_of
 
 pytestmark = pytest.mark.slow
 
-EPISODES = 2000  # of the point mass: some seconds of work
+EPISODES = 1500  # of the point mass: some seconds of work
 MANY = 200_000  # never finished before a fault
 
 
@@ -103,7 +103,7 @@ def test_workers_killed_with_kill_9_one_after_the_other_change_no_row(
     def kill(done: int, total: int, before: int) -> None:
         del total, before
         workers = rollout_workers()
-        if done >= 400 * (len(killed) + 1) and len(killed) < 4 and workers:
+        if done >= EPISODES // 5 * (len(killed) + 1) and len(killed) < 4 and workers:
             victim = workers[len(killed) % len(workers)]
             victim.kill()
             killed.append(victim.pid)
