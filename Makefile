@@ -16,9 +16,11 @@ export MPLBACKEND := Agg
 demo: .venv/.ready  ## point mass 2: generate demonstrations, sweep, measure the winner, write the report
 	$(BIN)/bet-ray demo
 
-demo-blockpush: .venv/.ready  ## BlockPush: generate demonstrations, train two settings, measure and film the winner
-	$(BIN)/bet-ray data generate blockpush --episodes 500 --out runs/demo-blockpush.parquet
-	$(BIN)/bet-ray sweep sweeps/blockpush_demo.yaml data.path=runs/demo-blockpush.parquet
+demo-blockpush: runs/demo-blockpush.parquet  ## BlockPush: train two settings, measure and film the winner
+	$(BIN)/bet-ray sweep sweeps/blockpush_demo.yaml data.path=$<
+
+runs/demo-blockpush.parquet: | .venv/.ready
+	$(BIN)/bet-ray data generate blockpush --episodes 500 --out $@
 
 test: check  ## lint, types, every test
 	$(BIN)/pytest -n 2 -m 'not slow'

@@ -313,7 +313,7 @@ def _habits_table(recorded: Habits, ours: Habits) -> Table:
 
 def _table(found: Sequence[Errors]) -> Table:
     table = Table()
-    for name in ("", "steps", "blocks or tips", "median", "90%", "target"):
+    for name in ("", "steps", "blocks or tips", "median", "90%", "aim"):
         table.add_column(name, justify="left" if not name else "right")
     for quantity in range(len(found[0].rows())):
         for place, (errors, steps) in enumerate(zip(found, HORIZONS, strict=True)):

@@ -19,7 +19,7 @@ WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
 EVALUATIONS, CERTIFICATE = "evaluations", "certificate"  # keys that are added after a run began
 LOCK = ".lock"
 TURN_SECONDS = 60.0  # to wait for another process
-_PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "pymunk")
+_PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "mujoco", "pymunk")
 
 
 class RunError(UsageError):

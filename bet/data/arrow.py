@@ -15,7 +15,7 @@ from bet.data.episodes import DataError
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     """Those of the columns that a parquet file has. Raises `DataError` when it is absent or damaged."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read([column for column in columns if column in file.schema_arrow.names])
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error

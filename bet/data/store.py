@@ -29,7 +29,7 @@ def save_episodes(episodes: Episodes, path: Path) -> None:
     }
     table = pa.table(columns).replace_schema_metadata({_TASK: episodes.task.encode()})
     with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def load_episodes(path: Path) -> Episodes:

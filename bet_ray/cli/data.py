@@ -179,6 +179,8 @@ def generate(
     if given is not None:
         raise ConfigError(f"{other} does not go with {task}")
     path = out or Path("data") / f"{task}.parquet"
+    if path.exists():
+        raise ConfigError(f"{path}: is there already; remove it, or choose another --out")
     with progress_bar(SLOW) as bar:
         line = bar.add_task("demonstrations", total=episodes)
 

@@ -73,3 +73,4 @@ def _of_recordings(path: str, observation: str | None) -> None:
     size = f"{counted(len(episodes), 'recorded episode')}, {counted(len(episodes.observations), 'step')}"
     console.print(f"{task.name} · {size}")
     print_measured(task, measured)
+    console.print("as our simulator says, which took every recorded action once more from the state before it")

@@ -84,6 +84,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["train", "task.env=MountainCarContinuous-v0"], "data.path: MountainCarContinuous-v0 comes without"),
         (["data", "info", "no_such_pkg:X-v0"], "unknown task 'no_such_pkg:X-v0': No module named 'no_such_pkg'"),
         (["data", "generate", "pusht"], "no demonstrator for 'pusht'"),
+        (["data", "generate", "pointmass1", "--out", "."], ".: is there already; remove it, or choose another --out"),
         (["data", "generate", "blockpush", "--noise", "0.1"], "--noise does not go with blockpush"),
         (["data", "generate", "pointmass1", "--workers", "2"], "--workers does not go with pointmass1"),
     ],

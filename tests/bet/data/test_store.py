@@ -170,3 +170,14 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     save_episodes(sample(), path)
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     assert "no episodes" in complaint(path)
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    save_episodes(sample(), path)
+    whole = path.read_bytes()
+    with pq.ParquetFile(path) as file:
+        column = file.metadata.row_group(0).column(1)
+    last = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1
+    path.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
+    assert "not a readable parquet file" in complaint(path)
