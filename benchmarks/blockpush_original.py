@@ -12,7 +12,6 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from benchmarks.pusht_env import Ours, measure
 from bet import Policy, tasks
 from bet.config import Split
 from bet.envs.blockpush import ACTION_LIMIT, OBS_DIM, BlockPushVectorEnv
-from bet.envs.vector import Info, SlotVectorEnv
+from bet.envs.vector import Info, RenderError, SlotVectorEnv
+from bet.measure import measure_trajectories
 from bet.protocol import Recipe
-from bet.rollout import EpisodeResult, Rollout
-from bet.stats import rate_interval
+from bet.rollout import rollout
 
 SLOTS = 32
 
@@ -42,14 +41,15 @@ class OriginalVectorEnv(SlotVectorEnv):
     state_dim = OBS_DIM
     signals = ("success",)
 
-    def __init__(self, checkout: Path, max_steps: int) -> None:
+    def __init__(self, original: Any, max_steps: int) -> None:
+        """`original`: the module."""
         super().__init__(
             1,
             spaces.Box(-np.inf, np.inf, shape=(OBS_DIM,), dtype=np.float32),
             spaces.Box(-ACTION_LIMIT, ACTION_LIMIT, shape=(2,), dtype=np.float32),
             max_steps,
         )
-        self._env = _multimodal(checkout).BlockPushMultimodal(control_frequency=10.0)
+        self._env = original.BlockPushMultimodal(control_frequency=10.0)
         self._seen = np.zeros((1, OBS_DIM))
 
     @property
@@ -57,7 +57,7 @@ class OriginalVectorEnv(SlotVectorEnv):
         return self._seen.copy()
 
     def render(self) -> Any:
-        raise NotImplementedError
+        raise RenderError("the original is not shown here")
 
     def _draw_state(self, generator: np.random.Generator) -> NDArray[np.float64]:
         seed = int(generator.integers(2**31))
@@ -67,7 +67,7 @@ class OriginalVectorEnv(SlotVectorEnv):
 
     def _place(self, slot: int, state: NDArray[np.float64], *, restore: bool) -> None:
         if restore:
-            raise NotImplementedError
+            raise NotImplementedError("the original takes no states")
         self._seen[slot] = state
 
     def _advance(
@@ -112,26 +112,15 @@ OBSERVED = (
 )
 
 
-def rolled_out(policy: Policy, episodes: int, slots: int, env: SlotVectorEnv | None = None) -> list[EpisodeResult]:
-    """Report episodes in our simulator, or in another one."""
-    rollout = Rollout(policy, Recipe(tasks.simulated("blockpush").protocol), Split.REPORT, slots)
-    rollout.env = env or rollout.env
-    waiting, found = list(range(episodes))[::-1], []
-    while waiting or rollout.busy:
-        rollout.start([waiting.pop() for _ in range(min(rollout.free, len(waiting)))])
-        found += rollout.step()
-    return found
-
-
-def rates(results: Sequence[EpisodeResult]) -> list[str]:
-    """Of each published rate, with its interval."""
-    outcomes = [result.outcome for result in results]
-    cells = []
-    for rate in tasks.simulated("blockpush").rates.values():
-        if rate.published:
-            count = sum(getattr(outcome, rate.column) >= rate.count for outcome in outcomes)
-            cells.append(format(rate_interval(count, len(outcomes))))
-    return cells
+def rates(policy: Policy, episodes: int, env: SlotVectorEnv) -> list[str]:
+    """The published ones with their intervals, of report episodes in a simulator."""
+    task = tasks.simulated("blockpush")
+    trajectories = []
+    for result in rollout(policy, Recipe(task.protocol), Split.REPORT, range(episodes), env.num_envs, env):
+        assert result.trajectory is not None, result.error
+        trajectories.append(result.trajectory)
+    found = measure_trajectories(task, trajectories)
+    return [format(found.rates[name]) for name in task.published_rates]
 
 
 def main() -> None:
@@ -142,19 +131,21 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=120, highlight=False)
     task = tasks.simulated("blockpush")
-    original = OriginalVectorEnv(options.original.resolve(), task.protocol.max_steps)
-    table = Table()
-    for name in ("policy", "simulator", *(name for name, rate in task.rates.items() if rate.published)):
-        table.add_column(name)
+    original = _multimodal(options.original.resolve())
+    steps = task.protocol.max_steps
+    table = Table("policy", "simulator", *task.published_rates)
     for run in track(options.runs, "evaluating", console=console, transient=True):
         policy = Policy.load(run)
-        for name, env, slots in (("original", original, 1), ("ours", None, SLOTS)):
-            table.add_row(run.name, name, *rates(rolled_out(policy, options.episodes, slots, env)))
+        for name, env in (
+            ("original", OriginalVectorEnv(original, steps)),
+            ("ours", BlockPushVectorEnv(SLOTS, steps)),
+        ):
+            table.add_row(run.name, name, *rates(policy, options.episodes, env))
     if options.runs:
         console.print(table)
     times = measure(
         {
-            "original": Ours(block_actions, original),
+            "original": Ours(block_actions, OriginalVectorEnv(original, steps)),
             f"ours, {SLOTS} slots": Ours(block_actions, BlockPushVectorEnv(SLOTS)),
         },
         seconds=5.0,

@@ -23,6 +23,7 @@ from bet.stats import (
     rate_interval,
 )
 from bet.tasks import SimulatedTask
+from bet.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,18 @@ def measure(
     else:
         overall = succeeded if task.protocol.primary == SUCCESS else mean_interval(primary, train_seeds, confidence)
     return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates, times, begun)
+
+
+def measure_trajectories(task: SimulatedTask, trajectories: Sequence[Trajectory]) -> Measurement:
+    """Measure episodes of one origin by their steps."""
+    outcomes = [vars(task.outcome(trajectory)) for trajectory in trajectories]
+    return measure(
+        task,
+        np.array([task.episode_primary(trajectory) for trajectory in trajectories]),
+        np.array([trajectory.success for trajectory in trajectories]),
+        {name: [outcome[name] for outcome in outcomes] for name in judged_by(task)},
+        np.zeros(len(trajectories), np.int64),
+    )
 
 
 def judged_by(task: SimulatedTask) -> list[str]:

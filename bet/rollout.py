@@ -18,6 +18,7 @@ from bet import tasks
 from bet.arithmetic import threads
 from bet.config import BinSource, Split
 from bet.envs.gym import SimulationError
+from bet.envs.vector import SlotVectorEnv
 from bet.errors import UsageError
 from bet.metrics import Outcome
 from bet.policy import DRAW, Policy
@@ -87,10 +88,13 @@ class Rollout:
     policy and protocol do not fit. Whatever a simulator raises comes through, and leaves the rollout of no use: the
     episodes that were `running` are to be run again, each of them apart to see which one it was.
 
+    `env`: another simulator of the task than its own, of as many slots.
     `simulating` and `acting` are the seconds spent in the simulator (resets included) and in the policy.
     """
 
-    def __init__(self, policy: Policy, recipe: Recipe, split: Split, slots: int) -> None:
+    def __init__(
+        self, policy: Policy, recipe: Recipe, split: Split, slots: int, env: SlotVectorEnv | None = None
+    ) -> None:
         protocol, self._starts = recipe.protocol, recipe.starts
         self.policy, self.protocol, self.split = policy, protocol, split
         if (None if self._starts is None else states_digest(self._starts)) != protocol.starts:
@@ -99,7 +103,7 @@ class Rollout:
         if self._window > policy.window:
             raise UsageError(f"eval.window: {self._window} is more than the {policy.window} of the policy's training")
         self.task = tasks.simulated(protocol.task)
-        self.env = self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
+        self.env = env or self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
         obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
         there = self.env.single_observation_space.shape, self.env.single_action_space.shape
         if there != ((obs_dim,), (act_dim,)):
@@ -245,11 +249,16 @@ def failed(protocol: Protocol, split: Split, index: int, error: str, length: int
 
 
 def rollout(
-    policy: Policy, recipe: Recipe, split: Split, indices: Iterable[int], slots: int
+    policy: Policy,
+    recipe: Recipe,
+    split: Split,
+    indices: Iterable[int],
+    slots: int,
+    env: SlotVectorEnv | None = None,
 ) -> Iterator[EpisodeResult]:
-    """Run the episodes of the given indices in this process, yielding each as it finishes."""
+    """Run the episodes of the given indices in this process, yielding each as it finishes; an `env` is closed."""
     waiting = list(indices)[::-1]
-    engine = Rollout(policy, recipe, split, slots)
+    engine = Rollout(policy, recipe, split, slots, env)
     try:
         while waiting or engine.busy:
             engine.start([waiting.pop() for _ in range(min(engine.free, len(waiting)))])

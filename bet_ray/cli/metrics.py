@@ -52,25 +52,15 @@ def _of_run(run: Path) -> None:
 
 
 def _of_recordings(path: str, observation: str | None) -> None:
-    import numpy as np
-
     from bet import tasks
-    from bet.measure import judged_by, measure
+    from bet.measure import measure_trajectories
     from bet.reenact import reenact
 
     episodes = load(path, observation)
     task = tasks.simulated(episodes.task)
     layout = observation or task.layout_of(episodes)
     found = reenact(episodes, task, layout)
-    outcomes = [task.outcome(trajectory) for trajectory in found]
-    measured = measure(
-        task,
-        np.array([task.episode_primary(trajectory) for trajectory in found]),
-        np.array([trajectory.success for trajectory in found]),
-        {name: [vars(outcome)[name] for outcome in outcomes] for name in judged_by(task)},
-        np.zeros(len(found), np.int64),  # of one origin
-    )
     size = f"{counted(len(episodes), 'recorded episode')}, {counted(len(episodes.observations), 'step')}"
     console.print(f"{task.name} · {size}")
-    print_measured(task, measured)
+    print_measured(task, measure_trajectories(task, found))
     console.print("as our simulator says, which took every recorded action once more from the state before it")
