@@ -128,6 +128,10 @@ def trials_schema(space: Sequence[str]) -> pa.Schema:
             *((name, pa.float64()) for name in numbers),
             ("val_loss", pa.float64()),
             ("train_seconds", pa.float64()),
+            ("act_seconds", pa.float64()),  # of the policy, for a batch of observations on one core
+            ("began", pa.timestamp("us", "UTC")),
+            ("ended", pa.timestamp("us", "UTC")),
+            ("failures", pa.int32()),
             ("error", pa.string()),
         ]
     )

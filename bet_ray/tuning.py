@@ -4,15 +4,13 @@ Resuming needs no state of Tune's: a setting has its own directory, a training i
 the same sweep again and what is done is found done.
 """
 
-import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,73 +25,29 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from bet import tasks
-from bet.config import ConfigError, Frozen, Split, canonical_json
+from bet.config import ConfigError, Split
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet.policy import Policy
 from bet.training import Epoch, TrainingDivergedError
-from bet.wording import counted
 from bet_ray.evaluation import measurement, recipe_of
-from bet_ray.manifest import earlier_manifest, write_manifest, write_text
-from bet_ray.results import trials_schema, write_table
+from bet_ray.manifest import earlier_manifest, write_manifest
 from bet_ray.service import RolloutService
 from bet_ray.session import last_line, session
 from bet_ray.sweep import Objective, Scheduler, Search, Sweep
 from bet_ray.tracking import Kind, Trackers, epoch_numbers, interval_numbers, tracking
-from bet_ray.training import Progress, SeedRun, set_best, trial_id, write_history
+from bet_ray.training import Progress, SeedRun, set_best, trial_id
+from bet_ray.trials import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_record, write_trials
 from bet_ray.worker import Job
 
 log = logging.getLogger(__name__)
 
-TRIAL_JSON = "trial.json"
 STUDY_DB = "study.db"
 CLOSING_SECONDS = 30.0  # for the last episodes to be published; as parts they are as safe
 # What a resume cannot change.
 _FIXED = ("task", "base", "space", "settings", "search", "seeds_per_trial", "scheduler", "objective")
 SETTING = "setting"  # the one key of a Tune config where we enumerate the settings ourselves
-
-
-class Rung(Frozen):
-    """A setting judged after some epochs, over its training seeds."""
-
-    epoch: int
-    objective: float
-    primary: tuple[float, float, float]
-    """Estimate, low, high on `tune`."""
-    success: tuple[float, float, float]
-    episodes: int
-    val_loss: float
-    by_seed: dict[int, tuple[float, float]]
-    """Training seed -> its policy's primary and success rate."""
-
-    def interval(self, objective: Objective) -> tuple[float, float, float] | None:
-        """Estimate, low, high of the objective; None for a loss, which has no interval."""
-        return {Objective.PRIMARY: self.primary, Objective.SUCCESS: self.success, Objective.VAL_LOSS: None}[objective]
-
-
-class Status(StrEnum):
-    RUNNING = "running"
-    DONE = "done"
-    STOPPED = "stopped"
-    """By the scheduler, at a rung."""
-    ERROR = "error"
-
-
-class TrialRecord(Frozen):
-    """What is known of a trial; kept as `policies/TRIAL/trial.json`."""
-
-    trial: str
-    setting: dict[str, Any]
-    status: Status
-    rungs: list[Rung]
-    train_seconds: float
-    error: str | None = None
-
-    def best(self, objective: Objective) -> Rung | None:
-        """The rung that counts."""
-        sign = 1 if objective.mode == "max" else -1
-        return max(self.rungs, key=lambda rung: sign * rung.objective, default=None)
 
 
 @dataclass(frozen=True)
@@ -180,69 +134,6 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
     return SweepResult(run, trials, winner, rung, report)
 
 
-def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
-    """All trials of a run, best first, those without a result last."""
-    records = [TrialRecord.model_validate_json(path.read_text()) for path in (run / "policies").glob(f"*/{TRIAL_JSON}")]
-    sign = -1 if objective.mode == "max" else 1
-
-    def rank(record: TrialRecord) -> tuple[bool, float, str]:
-        best = record.best(objective)
-        # Of equals by what they set: a trial's name also depends on where its demonstrations lie.
-        return best is None, sign * best.objective if best else 0.0, canonical_json(record.setting)
-
-    return sorted(records, key=rank)
-
-
-@dataclass(frozen=True)
-class Rivals:
-    """How sure the choice of the winner is."""
-
-    overlapping: int
-    """Other settings whose interval on `tune` overlaps the winner's."""
-    others: int
-    """Other settings with a result."""
-
-    def __str__(self) -> str:
-        some = f"{self.overlapping:,}" if self.overlapping else "none"
-        have = "have intervals that overlap" if self.overlapping > 1 else "has an interval that overlaps"
-        return f"{some} of {counted(self.others, 'other setting')} {have} the winner's"
-
-
-def rivals(trials: Sequence[TrialRecord], objective: Objective) -> Rivals | None:
-    """The winner, first of the trials, beside the others; None where there is none, or no interval."""
-    rungs = [rung for trial in trials if (rung := trial.best(objective))]
-    intervals = [interval for rung in rungs if (interval := rung.interval(objective))]
-    if not intervals:
-        return None
-    winner, *others = intervals
-    overlapping = sum(low <= winner[2] and winner[1] <= high for _, low, high in others)
-    return Rivals(overlapping, len(others))
-
-
-def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
-    """Write `trials.parquet` and `history.parquet`."""
-    rows = []
-    for trial in trials:
-        rung = trial.best(sweep.objective)
-        row: dict[str, Any] = {"trial": trial.trial, "status": trial.status, "error": trial.error}
-        row |= {key: json.dumps(value) for key, value in trial.setting.items()}
-        row |= {"seeds": sweep.seeds_per_trial, "train_seconds": trial.train_seconds}
-        if rung is not None:
-            row |= {"epoch": rung.epoch, "episodes": rung.episodes, "objective": rung.objective}
-            row |= dict(zip(("primary", "primary_low", "primary_high"), rung.primary, strict=True))
-            row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
-            row["val_loss"] = rung.val_loss
-        rows.append(row)
-    write_table(pa.Table.from_pylist(rows, schema=trials_schema(sweep.searched)), run / "trials.parquet")
-    rungs = {
-        (trial.trial, seed, rung.epoch): scores
-        for trial in trials
-        for rung in trial.rungs
-        for seed, scores in rung.by_seed.items()
-    }
-    write_history(run, rungs)
-
-
 def _close_records(sweep: Sweep, run: Path, results: tune.ResultGrid) -> None:
     """Tune has ended: say of every trial that still calls itself running what became of it.
 
@@ -259,7 +150,7 @@ def _close_records(sweep: Sweep, run: Path, results: tune.ResultGrid) -> None:
             stopped = error is None and sweep.scheduler is Scheduler.ASHA
             status = Status.STOPPED if stopped else Status.ERROR
             reason = None if stopped else error or "did not finish"
-            _write_record(run, record.model_copy(update={"status": status, "error": reason}))
+            write_record(run, record.model_copy(update={"status": status, "error": reason}))
 
 
 def _setting(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,7 +263,7 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
     began = time.monotonic()
 
     def record(status: Status, error: str | None = None) -> None:
-        _write_record(
+        write_record(
             run,
             TrialRecord(
                 trial=trial,
@@ -414,10 +305,6 @@ def _trial(config: Mapping[str, Any], sweep: Sweep, run: Path, episodes: Episode
             record(Status.DONE)
         except (UsageError, TrainingDivergedError) as error:
             record(Status.ERROR, str(error))  # this setting cannot work; the others go on
-
-
-def _write_record(run: Path, record: TrialRecord) -> None:
-    write_text(run / "policies" / record.trial / TRIAL_JSON, record.model_dump_json(indent=2))
 
 
 def _finished_before(sweep: Sweep, run: Path, trial: str, epochs: int) -> TrialRecord | None:

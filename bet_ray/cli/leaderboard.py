@@ -15,7 +15,8 @@ from bet_ray.values import Estimate, setting_text, spelled
 
 if TYPE_CHECKING:
     from bet_ray.sweep import Sweep
-    from bet_ray.tuning import OnTrials, SweepResult, TrialRecord
+    from bet_ray.trials import TrialRecord
+    from bet_ray.tuning import OnTrials, SweepResult
 
 ROWS = 20
 
@@ -48,7 +49,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
 @contextmanager
 def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
     """A callback for `run_sweep`: a live table on a terminal, a line per finished trial elsewhere."""
-    from bet_ray.tuning import Status
+    from bet_ray.trials import Status
 
     bar = Progress(
         TextColumn("trials"),
@@ -90,7 +91,7 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     """The leaderboard, and what fresh episodes say of the winner."""
     from bet import tasks
     from bet.metrics import SUCCESS
-    from bet_ray.tuning import rivals
+    from bet_ray.trials import rivals
 
     task = tasks.simulated(sweep.task)
     name = task.protocol.primary

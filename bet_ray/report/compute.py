@@ -19,7 +19,7 @@ from bet_ray.evaluation import measurement
 from bet_ray.manifest import RunError
 from bet_ray.report.records import Records
 from bet_ray.sweep import Range
-from bet_ray.tuning import Rivals, Rung, Status, TrialRecord, rivals
+from bet_ray.trials import Rivals, Rung, Status, TrialRecord, rivals
 from bet_ray.values import Estimate, key_name, setting_text, spelled
 
 MOST_CATEGORIES = 8  # values a key may have and still get a column for each

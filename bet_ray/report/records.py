@@ -19,7 +19,7 @@ from bet_ray.ledger import Ledger
 from bet_ray.manifest import MANIFEST, RunError, read_manifest
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import HISTORY_JSON
-from bet_ray.tuning import Rung, TrialRecord, read_trials
+from bet_ray.trials import Rung, TrialRecord, read_trials
 
 SEARCH_ENDED = "trials.parquet"  # written once, when the last trial is over
 

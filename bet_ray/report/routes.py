@@ -22,7 +22,7 @@ from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.report.records import Records, episodes_of, policy_names
 from bet_ray.results import KEY
 from bet_ray.saved import saved_trajectories
-from bet_ray.tuning import Rung, TrialRecord
+from bet_ray.trials import Rung, TrialRecord
 from bet_ray.values import Estimate, setting_text
 
 DRAWN = 60  # paths in a panel: enough to see shares, few enough to see paths

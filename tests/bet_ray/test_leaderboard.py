@@ -9,7 +9,8 @@ from bet.measure import Measurement
 from bet.stats import rate_interval
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 from bet_ray.sweep import Objective, parse_sweep
-from bet_ray.tuning import TRIAL_JSON, Rung, Status, SweepResult, TrialRecord, read_trials, rivals
+from bet_ray.trials import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, rivals
+from bet_ray.tuning import SweepResult
 
 SWEEP = parse_sweep({"question": "Which?", "task": "pusht", "space": {"bins": [1, 2, 3]}, "search": "grid"}, "x")
 

@@ -16,7 +16,8 @@ from bet import Policy
 from bet.config import ConfigError
 from bet_ray.manifest import RunError
 from bet_ray.sweep import Sweep, parse_sweep
-from bet_ray.tuning import STUDY_DB, Status, divide, read_trials, run_sweep
+from bet_ray.trials import Status, read_trials
+from bet_ray.tuning import STUDY_DB, divide, run_sweep
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
 TREE: dict[str, Any] = {

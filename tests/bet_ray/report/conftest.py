@@ -27,7 +27,7 @@ from bet_ray.manifest import write_manifest, write_text
 from bet_ray.results import episodes_table, execution_table, trajectories_table
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import SeedRun, set_best, trial_id
-from bet_ray.tuning import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_trials
+from bet_ray.trials import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_trials
 from bet_ray.worker import Job
 
 TASK = tasks.get("pointmass2")

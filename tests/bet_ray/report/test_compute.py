@@ -22,7 +22,8 @@ from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
 from bet_ray.sweep import Objective
 from bet_ray.training import trial_id
-from bet_ray.tuning import STUDY_DB, read_trials
+from bet_ray.trials import read_trials
+from bet_ray.tuning import STUDY_DB
 from bet_ray.values import Estimate, setting_text, spelled
 
 from .conftest import REPORT_EPISODES, TASK, TUNE_EPISODES, NewSweep

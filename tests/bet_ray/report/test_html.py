@@ -11,7 +11,7 @@ from bet_ray.report import write_report
 from bet_ray.report.clips import clips
 from bet_ray.report.compute import answer
 from bet_ray.report.records import read_records
-from bet_ray.tuning import Status
+from bet_ray.trials import Status
 
 from ..pages import Page, assert_self_contained
 from .conftest import NewSweep

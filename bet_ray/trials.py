@@ -1,0 +1,136 @@
+"""What is known of a sweep's trials: `policies/TRIAL/trial.json` as they go, `trials.parquet` of all in the end."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bet.config import Frozen, canonical_json
+from bet.wording import counted
+from bet_ray.manifest import write_text
+from bet_ray.results import trials_schema, write_table
+from bet_ray.sweep import Objective, Sweep
+from bet_ray.training import write_history
+
+TRIAL_JSON = "trial.json"
+
+
+class Rung(Frozen):
+    """A setting judged after some epochs, over its training seeds."""
+
+    epoch: int
+    objective: float
+    primary: tuple[float, float, float]
+    """Estimate, low, high on `tune`."""
+    success: tuple[float, float, float]
+    episodes: int
+    val_loss: float
+    by_seed: dict[int, tuple[float, float]]
+    """Training seed -> its policy's primary and success rate."""
+
+    def interval(self, objective: Objective) -> tuple[float, float, float] | None:
+        """Estimate, low, high of the objective; None for a loss, which has no interval."""
+        return {Objective.PRIMARY: self.primary, Objective.SUCCESS: self.success, Objective.VAL_LOSS: None}[objective]
+
+
+class Status(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    """By the scheduler, at a rung."""
+    ERROR = "error"
+
+
+class TrialRecord(Frozen):
+    """What is known of a trial; kept as `policies/TRIAL/trial.json`."""
+
+    trial: str
+    setting: dict[str, Any]
+    status: Status
+    rungs: list[Rung]
+    train_seconds: float
+    """Spent on its training, over all seeds; without what was lost to a crash."""
+    act_seconds: float | None = None
+    """Its policy takes for a batch of the protocol's observations on one core."""
+    began: datetime | None = None
+    ended: datetime | None = None
+    failures: int = 0
+    """How often it has failed."""
+    error: str | None = None
+    """Of the last failure."""
+
+    def best(self, objective: Objective) -> Rung | None:
+        """The rung that counts."""
+        sign = 1 if objective.mode == "max" else -1
+        return max(self.rungs, key=lambda rung: sign * rung.objective, default=None)
+
+
+def write_record(run: Path, record: TrialRecord) -> None:
+    write_text(run / "policies" / record.trial / TRIAL_JSON, record.model_dump_json(indent=2))
+
+
+def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
+    """All trials of a run, best first, those without a result last."""
+    records = [TrialRecord.model_validate_json(path.read_text()) for path in (run / "policies").glob(f"*/{TRIAL_JSON}")]
+    sign = -1 if objective.mode == "max" else 1
+
+    def rank(record: TrialRecord) -> tuple[bool, float, str]:
+        best = record.best(objective)
+        # Of equals by what they set: a trial's name also depends on where its demonstrations lie.
+        return best is None, sign * best.objective if best else 0.0, canonical_json(record.setting)
+
+    return sorted(records, key=rank)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """How sure the choice of the winner is."""
+
+    overlapping: int
+    """Other settings whose interval on `tune` overlaps the winner's."""
+    others: int
+    """Other settings with a result."""
+
+    def __str__(self) -> str:
+        some = f"{self.overlapping:,}" if self.overlapping else "none"
+        have = "have intervals that overlap" if self.overlapping > 1 else "has an interval that overlaps"
+        return f"{some} of {counted(self.others, 'other setting')} {have} the winner's"
+
+
+def rivals(trials: Sequence[TrialRecord], objective: Objective) -> Rivals | None:
+    """The winner, first of the trials, beside the others; None where there is none, or no interval."""
+    rungs = [rung for trial in trials if (rung := trial.best(objective))]
+    intervals = [interval for rung in rungs if (interval := rung.interval(objective))]
+    if not intervals:
+        return None
+    winner, *others = intervals
+    overlapping = sum(low <= winner[2] and winner[1] <= high for _, low, high in others)
+    return Rivals(overlapping, len(others))
+
+
+def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
+    """Write `trials.parquet` and `history.parquet`."""
+    rows = []
+    for trial in trials:
+        rung = trial.best(sweep.objective)
+        row = trial.model_dump(exclude={"setting", "rungs"}) | {"seeds": sweep.seeds_per_trial}
+        row |= {key: json.dumps(value) for key, value in trial.setting.items()}
+        if rung is not None:
+            row |= {"epoch": rung.epoch, "episodes": rung.episodes, "objective": rung.objective}
+            row |= dict(zip(("primary", "primary_low", "primary_high"), rung.primary, strict=True))
+            row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
+            row["val_loss"] = rung.val_loss
+        rows.append(row)
+    write_table(pa.Table.from_pylist(rows, schema=trials_schema(sweep.searched)), run / "trials.parquet")
+    rungs = {
+        (trial.trial, seed, rung.epoch): scores
+        for trial in trials
+        for rung in trial.rungs
+        for seed, scores in rung.by_seed.items()
+    }
+    write_history(run, rungs)
