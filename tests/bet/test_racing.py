@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import log
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bet.racing import Standing, Verdict, race
-from bet.sequential import looks
+from bet.sequential import Side, log_evidence, looks
 
 ALPHA = 0.05
 LOOKS = [10, 15, 22, 33, 50, 75, 112]
@@ -88,6 +89,22 @@ def test_a_round_that_was_interrupted_changes_nothing(rows: Rows) -> None:
     torn = [row[: standing.next_look] for row in rows]
     torn[standing.left[-1]] = rows[standing.left[-1], : standing.next_look - 1]
     assert race(torn, LOOKS) == standing
+
+
+@given(fields(), st.floats(0.01, 0.5), st.floats(0.01, 0.3))
+def test_what_is_said_at_a_look_is_what_the_evidence_of_its_pairs_says(rows: Rows, alpha: float, margin: float) -> None:
+    leader, *others = sorted(range(len(rows)), key=lambda place: -rows[place].mean())
+
+    def strongest(place: int, mean: float) -> float:
+        return log_evidence(rows[leader] - rows[place], mean, side=Side.HIGHER).max()
+
+    bar = log((len(rows) - 1) / alpha) if others else 0.0
+    left = [place for place in others if strongest(place, 0.0) < bar]
+    tied = all(strongest(place, -margin) >= bar for place in left)
+    standing = race(list(rows), LOOKS[-1:], alpha, margin)
+    assert standing.left == (leader, *left)
+    expected = Verdict.WINNER if not left else Verdict.TIED if tied else Verdict.UNDECIDED
+    assert standing.verdict is expected
 
 
 @quick
