@@ -24,7 +24,7 @@ Episodes must be a fair sample in the order of their index, and what is said is 
 settings it is said of the policies trained, not of new training seeds.
 
 Racing by bounds is Maron and Moore's (1994, NIPS 6, Hoeffding races); with e-processes nothing is lost by looking
-often. To ask all pairs, in place of the leader and each, costs K times as much and saved 2% of the episodes at most in
+often. To ask all pairs, in place of the leader and each, costs K times as much and saved about 2% of the episodes in
 simulation.
 """
 
