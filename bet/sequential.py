@@ -15,6 +15,9 @@ uniform prior on the share that the first policy wins against a fair coin: 2^m B
 The means that the evidence does not refute are an interval (the wealth is convex in m), and these intervals cover the
 mean at all n at once with the stated confidence: a confidence sequence.
 
+Who only asks whether the mean is *higher* stakes all on that side and has twice the wealth. Such wealth falls as m
+rises, so it is evidence against every smaller mean at least as strong.
+
 Whoever uses this must look at episodes in the order of their index: the first n of an index set are a fair sample, the
 first n that *finished* favour short episodes. They may come from one policy or a pair of policies; what is said is of
 these policies, not of the settings they were trained with.
@@ -22,6 +25,7 @@ these policies, not of the settings they were trained with.
 No package is used: confseq 0.0.11, of the authors, has no wheel and wants Boost and a compiler.
 """
 
+from enum import StrEnum
 from math import exp, log, nan
 from typing import Final
 
@@ -38,14 +42,23 @@ EDGE: Final = 1e-9  # how near to a bound a mean is tried
 BLOCK: Final = 16  # factors multiplied before a logarithm is taken: with gains up to 1 / EDGE, far from overflow
 
 
+class Side(StrEnum):
+    """What is bet on."""
+
+    BOTH = "both"
+    HIGHER = "higher"
+
+
 def log_evidence(
     values: ArrayLike,  # (n,) in index order
     mean: float = 0.0,
     bounds: tuple[int, int] = (-1, 1),
+    side: Side = Side.BOTH,
 ) -> NDArray[np.float64]:  # (n,)
     """Logarithms of the e-values against "the mean is `mean`", after the first 1, 2, ..., n values.
 
-    If it is, the largest of them all exceeds log(1 / alpha) with probability alpha at most.
+    Bets on `Side.HIGHER` are against "it is `mean` or lower". If it is, the largest of them all exceeds log(1 / alpha)
+    with probability alpha at most.
 
     Raises `ValueError` for values that are not finite or out of bounds, or a mean that is not inside them.
     """
@@ -53,7 +66,7 @@ def log_evidence(
     low, high = bounds
     if not low < mean < high:
         raise ValueError(f"the mean must lie inside {bounds}: {mean}")
-    gains = _gains((scores - low) / (high - low), (mean - low) / (high - low))  # (n, 2)
+    gains = _gains((scores - low) / (high - low), (mean - low) / (high - low), side)  # (n, S)
     return _average(np.log1p(gains[..., None] * SHARES).cumsum(axis=0))
 
 
@@ -78,7 +91,7 @@ def anytime_interval(
     middle = float(np.clip(shares.mean(), EDGE, 1 - EDGE))
 
     def excess(mean: float) -> float:
-        gains = np.pad(_gains(shares, mean), ((0, -len(shares) % BLOCK), (0, 0)))
+        gains = np.pad(_gains(shares, mean, Side.BOTH), ((0, -len(shares) % BLOCK), (0, 0)))
         factors = 1 + gains.reshape(-1, BLOCK, 2, 1) * SHARES  # (n / BLOCK, BLOCK, 2, L)
         return float(_average(np.log(factors.prod(axis=1)).sum(axis=0))) + log(1 - confidence)
 
@@ -126,12 +139,15 @@ def looks(most: int, first: int = 50, growth: float = 1.5) -> list[int]:
     return [*found, most]
 
 
-def _gains(shares: NDArray[np.float64], mean: float) -> NDArray[np.float64]:  # (n, 2)
+def _gains(shares: NDArray[np.float64], mean: float, side: Side) -> NDArray[np.float64]:  # (n, S): 2 sides, or 1
     """What values (n,) in [0, 1] make of 1 that is all staked on a higher mean, and on a lower one, less that 1."""
-    return np.stack([shares / mean, (1 - shares) / (1 - mean)], axis=1) - 1
+    higher = shares / mean
+    sides = [higher] if side is Side.HIGHER else [higher, (1 - shares) / (1 - mean)]
+    return np.stack(sides, axis=1) - 1
 
 
 def _average(log_wealth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The wealth of all bets (..., 2, L) as one, (...)."""
+    """The wealth of all bets (..., S, L) as one, (...)."""
     top = log_wealth.max(axis=(-2, -1))  # (...)
-    return top + np.log((np.exp(log_wealth - top[..., None, None]) * PRIORS / 2).sum(axis=(-2, -1)))
+    weights = PRIORS / log_wealth.shape[-2]  # (L,)
+    return top + np.log((np.exp(log_wealth - top[..., None, None]) * weights).sum(axis=(-2, -1)))

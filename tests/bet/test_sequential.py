@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from bet.planning import paired_rate_episodes
-from bet.sequential import anytime_comparison, anytime_interval, log_evidence, looks
+from bet.sequential import Side, anytime_comparison, anytime_interval, log_evidence, looks
 from bet.stats import Method, paired_rate_test
 
 ALPHA = 0.05
@@ -99,6 +99,21 @@ def test_the_order_of_episodes_does_not_change_what_all_of_them_say(values: list
     assert log_evidence(values)[-1] == pytest.approx(log_evidence(sorted(values))[-1])
     interval, other = anytime_interval(values, (-1, 1)), anytime_interval(sorted(values), (-1, 1))
     assert (interval.low, interval.high) == pytest.approx((other.low, other.high))
+
+
+@quick
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.floats(-0.9, 0.9))
+def test_the_wealth_of_both_sides_is_the_average_of_each(values: list[float], mean: float) -> None:
+    seen = np.array(values)
+    higher, lower = log_evidence(seen, mean, side=Side.HIGHER), log_evidence(-seen, -mean, side=Side.HIGHER)
+    assert np.logaddexp(higher, lower) - log(2) == pytest.approx(log_evidence(seen, mean), abs=1e-9)
+
+
+@quick
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.floats(-0.9, 0.9), st.floats(-0.9, 0.9))
+def test_evidence_for_a_higher_mean_is_stronger_against_a_smaller_one(values: list[float], a: float, b: float) -> None:
+    against_smaller, against_larger = (log_evidence(values, mean, side=Side.HIGHER) for mean in (min(a, b), max(a, b)))
+    assert (against_smaller >= against_larger - 1e-9).all()
 
 
 @quick
