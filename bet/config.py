@@ -431,15 +431,16 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested or dotted mappings -> dotted full keys. Raises `ConfigError` for an unknown one."""
+    """Nested or dotted mappings -> dotted full keys. Raises `ConfigError` for an unknown one, or one given twice."""
     sections = {key.split(".")[0] for key in config_keys() if "." in key}
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and (key in sections or not prefix):
-            flat |= flatten(value, f"{key}.")
-        else:
-            flat[full_key(key)] = value
+        within = isinstance(value, Mapping) and (key in sections or not prefix)
+        found = flatten(value, f"{key}.") if within else {full_key(key): value}
+        for twice in found.keys() & flat.keys():
+            raise ConfigError(f"{twice} is given twice, as {flat[twice]} and as {found[twice]}")
+        flat |= found
     return flat
 
 

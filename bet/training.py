@@ -104,8 +104,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> tuple[Normalizer, Tensor]:
-    """The actions' normaliser and bin centres (bins, act_dim), normalised, for episodes of which `train` are to train.
+FittedActions = tuple[Normalizer, Tensor]
+"""The actions' normaliser and the bin centres (bins, act_dim), normalised."""
+
+
+def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> FittedActions:
+    """What trainings with equal `data` and `codebook` settings share, for episodes of which `train` are to train.
 
     Raises `DataError` when there are fewer distinct actions than bins.
     """
@@ -125,12 +129,15 @@ class Training:
 
     `step()` does one optimiser step and returns the `Epoch` it completed, if it did. Losses are sums over real
     positions divided by their count. With `workers`, every one of them makes the same calls, and only one need save.
+    `actions` are as `fit_actions` gives them; without, they are fitted here.
 
     Raises `DataError` when the data do not fit the settings, `UsageError` when the device or its arithmetic is not
     there, `ConfigError` for settings that do not go together.
     """
 
-    def __init__(self, config: Config, episodes: Episodes, workers: Workers = ALONE) -> None:
+    def __init__(
+        self, config: Config, episodes: Episodes, workers: Workers = ALONE, actions: FittedActions | None = None
+    ) -> None:
         self.config, self.workers = config, workers
         self.device = _device(config.train.device)
         self._precision = config.train.precision
@@ -138,7 +145,7 @@ class Training:
             raise UsageError(f"train.precision: tf32 is arithmetic of CUDA devices, not of {self.device.type!r}")
         train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
-        action_normalizer, centers = fit_actions(config, episodes, train)
+        action_normalizer, centers = actions or fit_actions(config, episodes, train)
         centers = centers.to(self.device)
 
         def tensors(part: Episodes) -> _Tensors:

@@ -133,6 +133,13 @@ def trials_schema(space: Sequence[str]) -> pa.Schema:
             ("ended", pa.timestamp("us", "UTC")),
             ("failures", pa.int32()),
             ("error", pa.string()),
+            ("tied", pa.bool_()),  # not known to be worse than the winner
+            *((f"race_{name}", pa.float64()) for name in ("primary", "low", "high")),  # on fresh episodes of `tune`
+            ("race_episodes", pa.int64()),
+            ("beaten_by", pa.string()),
+            *((f"report_{name}", pa.float64()) for name in ("primary", "low", "high")),
+            ("report_episodes", pa.int64()),
+            ("report_confidence", pa.float64()),
         ]
     )
 

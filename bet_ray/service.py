@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bet import tasks
+from bet.config import Config, canonical_json
+from bet.data.episodes import Episodes
+from bet.training import FittedActions, fit_actions
 from bet_ray.ledger import Ledger
 from bet_ray.pool import Pool
 from bet_ray.recorder import Recorder
@@ -28,13 +31,34 @@ class _Request:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+class Codebooks:
+    """Fits each codebook once, whoever asks first."""
+
+    def __init__(self, episodes: Episodes) -> None:
+        self._episodes = episodes
+        self._fitted: dict[str, FittedActions] = {}
+        self._lock = threading.Lock()
+
+    def of(self, config: Config) -> FittedActions:
+        """Of the data and codebook settings of `config`. Raises `DataError`."""
+        key = canonical_json(config.model_dump(mode="json", include={"data", "codebook"}))
+        with self._lock:
+            if key not in self._fitted:
+                train, _ = self._episodes.split(config.data.train_fraction, config.data.split_seed)
+                self._fitted[key] = fit_actions(config, self._episodes, train)
+            return self._fitted[key]
+
+
 class RolloutService:
     """Shared by all trials of a sweep; many evaluations run at once, the tail of one filling with the next.
 
     One thread owns the pool and the ledger; callers wait for their episodes.
     """
 
-    def __init__(self, run: Path, task: str, actors: int, slots: int, cpus_per_actor: float) -> None:
+    def __init__(
+        self, run: Path, task: str, episodes: Episodes, actors: int, slots: int, cpus_per_actor: float
+    ) -> None:
+        self._codebooks = Codebooks(episodes)
         self._ledger = Ledger(run, tasks.simulated(task))
         self._pool = Pool(actors, slots, cpus_per_actor)
         self._inbox: queue.Queue[_Request | None] = queue.Queue()
@@ -53,6 +77,10 @@ class RolloutService:
         while not request.done.wait(1.0):
             self.check()
         return unique_rows(pa.concat_tables(request.tables)).filter(pc.field("index") < episodes)
+
+    def codebook(self, config: Config) -> FittedActions:
+        """The normaliser of actions and the bin centres that trainings of this setting share. Raises `DataError`."""
+        return self._codebooks.of(config)
 
     def check(self) -> None:
         """Raises what ended the service, if anything did: before a training whose policies nobody would judge."""

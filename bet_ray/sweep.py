@@ -1,8 +1,9 @@
 """The sweep file: one question, the settings to try, how to judge them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from optuna.distributions import (
 from pydantic import (
     Discriminator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -25,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from bet import tasks
 from bet.config import (
     SHORT_FORMS,
     Config,
@@ -64,7 +67,28 @@ class Objective(StrEnum):
         return "min" if self is Objective.VAL_LOSS else "max"
 
 
-class Range(Frozen):
+class Conditional(Frozen):
+    """What may be searched in some settings only."""
+
+    when: dict[str, list[Any]] = Field(default={}, exclude_if=lambda when: not when)
+    """Searched keys above it -> values of theirs, with one of which each makes this key count. Elsewhere it is left as
+    `base` has it, and no setting differs in it."""
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _one_value_or_several(cls, when: Any) -> Any:
+        if not isinstance(when, Mapping):
+            return when
+        return {full_key(key): value if isinstance(value, list) else [value] for key, value in when.items()}
+
+
+class Choices(Conditional):
+    """Values to choose from, in some settings only; elsewhere a plain list."""
+
+    values: list[Any]
+
+
+class Range(Conditional):
     """A numeric range: of integers where it is written with integers (1, not 1.0), else of real numbers."""
 
     low: int | float
@@ -92,8 +116,8 @@ class Range(Frozen):
         return FloatDistribution(self.low, self.high, self.log, self.step)
 
     @property
-    def values(self) -> list[int] | list[float]:
-        """The steps of a stepped range. Raises `ConfigError` for one without steps."""
+    def steps(self) -> list[int] | list[float]:
+        """The values of a stepped range. Raises `ConfigError` for one without steps."""
         if self.step is None:
             raise ConfigError("a grid needs values: give a list, or low, high and step")
         count = int((self.high - self.low) / self.step + 1e-9) + 1
@@ -101,9 +125,15 @@ class Range(Frozen):
 
 
 # A tagged union, so that an error speaks of the kind that was meant.
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "list"
+    return "choices" if isinstance(value, Choices) or (isinstance(value, Mapping) and "values" in value) else "range"
+
+
 Values = Annotated[
-    Annotated[list[Any], Tag("list")] | Annotated[Range, Tag("range")],
-    Discriminator(lambda value: "list" if isinstance(value, list) else "range"),
+    Annotated[list[Any], Tag("list")] | Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")],
+    Discriminator(_kind),
 ]
 
 
@@ -112,6 +142,29 @@ class SearchConfig(Frozen):
     """How settings are chosen: every one (`grid`), at random, or by Optuna's TPE."""
     seed: NonNegativeInt = 0
     """Seed of the search."""
+    storage: str | None = None
+    """Where Optuna keeps the study: any storage URL (without a password: the manifest tells it). None: in the run."""
+    warm_start: str | None = None
+    """For `tpe`, a study to learn from first: the run directory of an earlier sweep, or STORAGE_URL#STUDY."""
+
+
+class Race(Frozen):
+    """After the search, more episodes for those settings alone that may still be the best."""
+
+    margin: PositiveFloat = 0.05
+    """Settings are tied when the best of them is known to lead by no more."""
+    first: PositiveInt = 20
+    """Fresh episodes on `tune` of the first round; each round has half as many more as the one before."""
+    episodes: PositiveInt = 1000
+    """The most fresh episodes for a policy."""
+    budget: PositiveInt | None = None
+    """The most fresh episodes in all; None: as many as it takes."""
+
+    @model_validator(mode="after")
+    def _orderly(self) -> "Race":
+        if self.first > self.episodes:
+            raise ValueError(f"first: a round of {self.first} is more than the {self.episodes} episodes in all")
+        return self
 
 
 class SweepEval(Frozen):
@@ -119,8 +172,17 @@ class SweepEval(Frozen):
     """Episodes on `tune` that judge a policy at each rung."""
     rungs: PositiveInt = 1
     """How many times a training is judged, evenly spaced; the last at its end. A setting counts with its best rung."""
+    race: Race | None = None
+    """`true`, or how: decides between the settings that lead, with episodes that the search has not seen."""
     winner_episodes: PositiveInt = 200
     """Fresh episodes on `report` that measure the winner."""
+    finalists: PositiveInt = 3
+    """How many are measured there: the winner, and the next best of those tied with it."""
+
+    @field_validator("race", mode="before")
+    @classmethod
+    def _plainly_a_race(cls, value: Any) -> Any:
+        return {True: Race(), False: None}[value] if isinstance(value, bool) else value
 
 
 class Resources(Frozen):
@@ -131,7 +193,16 @@ class Resources(Frozen):
     slots: PositiveInt = 32
     """Episodes an actor runs at once."""
     trials_at_once: PositiveInt | None = None
-    """Trials that train at the same time, each on `train.threads` CPUs."""
+    """Trials that train at the same time."""
+    seeds_at_once: PositiveInt | None = None
+    """Training seeds of a trial that train at the same time, each on `train.threads` CPUs per worker."""
+    workers_per_trial: PositiveInt = 1
+    """Ray Train workers that share every batch of a training."""
+    gpus_per_trial: NonNegativeFloat | None = None
+    """Of each trial, or of each of its workers: a fraction where trials share a GPU. None: one with
+    `train.device=cuda`, else none."""
+    retries: NonNegativeInt = 2
+    """How often a trial that failed is tried again."""
 
 
 class Sweep(Frozen):
@@ -180,7 +251,8 @@ class Sweep(Frozen):
         if not isinstance(space, Mapping) or not space:
             raise ValueError("needs at least one setting to search")
         for key, values in space.items():
-            if not isinstance(values, Mapping) and (not isinstance(values, list) or not values):
+            options = values.get("values", True) if isinstance(values, Mapping) else values
+            if not options or not isinstance(values, Mapping | list):
                 raise ValueError(f"{key}: expected a list of values or {{low, high}}")
         return space
 
@@ -230,6 +302,14 @@ class Sweep(Frozen):
         for key, values in (self.space or {}).items():
             if isinstance(values, Range) and method is Search.GRID and values.step is None:
                 raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
+        self._check_conditions()
+        if self.search.warm_start is not None and method is not Search.TPE:
+            raise ValueError(f"search.warm_start: {method} learns from nothing; use method: tpe")
+        if self.eval.race is not None and tasks.simulated(self.task).by_modes:
+            metric = tasks.simulated(self.task).protocol.primary
+            raise ValueError(f"eval.race: {metric} is no mean of episodes, so no episode brings it nearer a decision")
+        if self.eval.race is not None and self.objective is not Objective.PRIMARY:
+            raise ValueError(f"eval.race: decides by the primary metric, and the objective is {self.objective}")
         if method is Search.GRID and self.trials is not None and self.trials < self.trial_count:
             whose, instead = ("list", "") if self.settings else ("grid", ", or use search: random")
             raise ValueError(
@@ -246,6 +326,18 @@ class Sweep(Frozen):
             self._each_once()
         return self
 
+    def _check_conditions(self) -> None:
+        above: dict[str, Any] = {}
+        for key, values in (self.space or {}).items():
+            for other, allowed in _when(values).items():
+                if other not in above:
+                    raise ValueError(f"space.{key}.when: {other} is not searched above it")
+                options = _options(above[other])
+                for value in allowed:
+                    if options is not None and value not in options:
+                        raise ValueError(f"space.{key}.when: {other} is never {setting_text({other: value})}")
+            above[key] = values
+
     def _each_once(self) -> None:
         places: dict[str, int] = {}
         for place, setting in enumerate(self.enumerated(), start=1):
@@ -254,15 +346,19 @@ class Sweep(Frozen):
                 raise ValueError(f"settings: {before} and {place} of the list are the same, {setting_text(setting)}")
 
     def _examples(self) -> Iterator[dict[str, Any]]:
-        """Every setting where we enumerate them; for TPE the two ends of the space."""
+        """Every setting where we enumerate them; for TPE the two ends of the space, under each condition."""
         if self.search.method is not Search.TPE:
             yield from self.enumerated()
             return
-        for end in (0, -1):
-            yield {
-                key: values[end] if isinstance(values, list) else (values.low, values.high)[end]
-                for key, values in self.choices.items()
-            }
+        for condition in ({}, *map(_when, (self.space or {}).values())):
+            for end in (0, -1):
+
+                def pick(key: str, values: Any, condition: Any = condition, end: int = end) -> Any:
+                    if key in condition:
+                        return condition[key][0]
+                    return (_options(values) or (values.low, values.high))[end]
+
+                yield self.chosen(pick)
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -273,7 +369,7 @@ class Sweep(Frozen):
     def choices(self) -> Mapping[str, list[Any] | Range]:
         """What each of the keys can be: the space, or what is found in the settings listed."""
         if self.space is not None:
-            return self.space
+            return {key: v.values if isinstance(v, Choices) else v for key, v in self.space.items()}
         listed = list(self.enumerated())
         return {key: list({canonical_json(each[key]): each[key] for each in listed}.values()) for key in self.searched}
 
@@ -291,23 +387,42 @@ class Sweep(Frozen):
                 resolved = flatten(self.config(setting).model_dump(mode="json"))
                 yield {key: resolved[key] for key in self.searched}
             return
-        space = self.space or {}
         if self.search.method is Search.GRID:
-            choices = [values if isinstance(values, list) else values.values for values in space.values()]
-            yield from (dict(zip(space, combination, strict=True)) for combination in product(*choices))
+            yield from self._grid()
             return
         assert self.trials is not None
         generator = np.random.default_rng(self.search.seed)
-        drawn = ({key: _draw(values, generator) for key, values in space.items()} for _ in range(self.trials))
+        drawn = (self.chosen(lambda _, values: _draw(values, generator)) for _ in range(self.trials))
         yield from {canonical_json(setting): setting for setting in drawn}.values()
+
+    def chosen(self, pick: Callable[[str, Any], Any]) -> dict[str, Any]:
+        """A setting of the space, `pick(key, values)` for each key that counts in it."""
+        setting: dict[str, Any] = {}
+        for key, values in (self.space or {}).items():
+            if _counts(values, setting):
+                setting[key] = pick(key, values)
+        return setting
+
+    def _grid(self) -> list[dict[str, Any]]:
+        settings: list[dict[str, Any]] = [{}]
+        for key, values in (self.space or {}).items():
+            options = values.steps if isinstance(values, Range) else _options(values)
+            settings = [
+                setting | each
+                for setting in settings
+                for each in ([{key: value} for value in options or ()] if _counts(values, setting) else [{}])
+            ]
+        return settings
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """The space as Optuna knows it."""
-        return {
-            key: CategoricalDistribution(values) if isinstance(values, list) else values.distribution
-            for key, values in self.choices.items()
-        }
+        return {key: _distribution(values) for key, values in self.choices.items()}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether there are keys that count in some settings only."""
+        return any(_when(values) for values in (self.space or {}).values())
 
     @property
     def trial_count(self) -> int:
@@ -345,6 +460,11 @@ def _validated(tree: dict[str, Any], overrides: Sequence[str], source: str) -> S
                 tree[SHORT_FORMS.get(key, key)] = value
             elif dot and section in ("eval", "resources", "search", "track") and name in _section_fields(section):
                 tree[section] = {**_mapping(tree.get(section, {})), name: value}
+            elif name.startswith("race.") and section == "eval":
+                how = _mapping(tree.get(section, {}))
+                race = how.get("race")
+                told = race if isinstance(race, Mapping) else {}
+                tree[section] = {**how, "race": {**told, name.removeprefix("race."): value}}
             else:
                 tree["base"] = {**flatten(tree.get("base", {})), full_key(key): value}
         return Sweep.model_validate(tree)
@@ -363,14 +483,43 @@ def _section_fields(section: str) -> Mapping[str, Any]:
     return models[section].model_fields
 
 
-def _draw(values: list[Any] | Range, generator: np.random.Generator) -> Any:
-    if isinstance(values, list):
-        return values[generator.integers(len(values))]
+def _when(values: list[Any] | Conditional) -> Mapping[str, list[Any]]:
+    return {} if isinstance(values, list) else values.when
+
+
+def _counts(values: list[Any] | Conditional, setting: Mapping[str, Any]) -> bool:
+    """Whether a key with these values is part of a setting that has its others already."""
+    return all(key in setting and setting[key] in allowed for key, allowed in _when(values).items())
+
+
+def _options(values: list[Any] | Conditional) -> list[Any] | None:
+    """What a key can be; None for a range."""
+    if isinstance(values, Choices):
+        return values.values
+    return values if isinstance(values, list) else None
+
+
+def _draw(values: list[Any] | Choices | Range, generator: np.random.Generator) -> Any:
+    if not isinstance(values, Range):
+        options = _options(values) or []
+        return options[generator.integers(len(options))]
     if values.step is not None:
-        return values.values[generator.integers(len(values.values))]
+        return values.steps[generator.integers(len(values.steps))]
     if values.integer and not values.log:
         return int(generator.integers(int(values.low), int(values.high) + 1))
     if values.log:
         drawn = float(np.exp(generator.uniform(np.log(values.low), np.log(values.high))))
         return round(drawn) if values.integer else drawn
     return float(generator.uniform(values.low, values.high))
+
+
+def spelled_choice(value: Any) -> Any:
+    """A value as Optuna keeps it: lists and the like as JSON."""
+    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def _distribution(values: list[Any] | Range) -> BaseDistribution:
+    """What a key can be, as Optuna knows it."""
+    if isinstance(values, Range):
+        return values.distribution
+    return CategoricalDistribution([spelled_choice(value) for value in values])

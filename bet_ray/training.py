@@ -13,7 +13,7 @@ from bet.config import Config
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.policy import BEST, POLICY_JSON, Policy
-from bet.training import Epoch, Training, TrainingDivergedError
+from bet.training import Epoch, FittedActions, Training, TrainingDivergedError
 from bet.workers import ALONE, Workers
 from bet_ray.manifest import RunError, earlier_manifest, write_manifest, write_text
 from bet_ray.results import HISTORY, write_table
@@ -65,11 +65,19 @@ class SeedRun:
     workers, the first alone writes.
     """
 
-    def __init__(self, run: Path, config: Config, episodes: Episodes, workers: Workers = ALONE) -> None:
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        episodes: Episodes,
+        workers: Workers = ALONE,
+        actions: FittedActions | None = None,
+    ) -> None:
         self.config = config
         self.name = f"{trial_id(config)}/{config.train.seed}"
         self.directory = run / "policies" / self.name
-        self.training = Training(config, episodes, workers)
+        self.training = Training(config, episodes, workers, actions)
+        self._written = time.monotonic()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpoint = self.directory / CHECKPOINT
         if self._checkpoint.exists():
@@ -77,14 +85,12 @@ class SeedRun:
 
     def train_to(self, epoch: int, progress: Progress | None = None) -> None:
         """Train until `epoch` passes are done, checkpointing now and then; `save` when their policy is exported."""
-        written = time.monotonic()
         while self.training.epochs_done < epoch:
             finished = self.training.step()
             if progress:
                 progress(self.training.steps_done / self.training.steps_per_epoch, finished)
-            if time.monotonic() - written > CHECKPOINT_SECONDS:
+            if time.monotonic() - self._written > CHECKPOINT_SECONDS:
                 self.save()
-                written = time.monotonic()
 
     def export(self, epoch: int) -> tuple[Policy, str]:
         """The policy after `epoch` passes, which the training is at or has exported before, and its TRIAL/SEED/EPOCH.
@@ -104,6 +110,7 @@ class SeedRun:
 
     def save(self) -> None:
         """Write a checkpoint. After an export, so that a training never comes back past a policy that was not kept."""
+        self._written = time.monotonic()
         if self.training.workers.rank > 0:
             return
         self.training.save(self._checkpoint)

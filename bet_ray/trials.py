@@ -38,6 +38,27 @@ class Rung(Frozen):
         return {Objective.PRIMARY: self.primary, Objective.SUCCESS: self.success, Objective.VAL_LOSS: None}[objective]
 
 
+class Raced(Frozen):
+    """What the race after the search says of a setting, on episodes that the search has not seen."""
+
+    episodes: int
+    primary: tuple[float, float, float]
+    """Estimate, low, high, right whenever one stops."""
+    beaten_by: str | None = None
+    """The trial that is better beyond doubt; None of those left."""
+
+
+class Measured(Frozen):
+    """What `report` says of a finalist."""
+
+    primary: tuple[float, float, float]
+    """Estimate, low, high."""
+    success: tuple[float, float, float]
+    episodes: int
+    confidence: float
+    """Of each interval, so that those of all finalists hold at once with 95%."""
+
+
 class Status(StrEnum):
     RUNNING = "running"
     DONE = "done"
@@ -63,26 +84,48 @@ class TrialRecord(Frozen):
     """How often it has failed."""
     error: str | None = None
     """Of the last failure."""
+    tied: bool | None = None
+    """Whether it is not known to be worse than the winner; None before the search is over."""
+    race: Raced | None = None
+    report: Measured | None = None
 
     def best(self, objective: Objective) -> Rung | None:
         """The rung that counts."""
         sign = 1 if objective.mode == "max" else -1
         return max(self.rungs, key=lambda rung: sign * rung.objective, default=None)
 
+    def policies(self, rung: Rung) -> list[str]:
+        """TRIAL/SEED/EPOCH of its policies at a rung, one for each training seed."""
+        return [f"{self.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed]
+
 
 def write_record(run: Path, record: TrialRecord) -> None:
     write_text(run / "policies" / record.trial / TRIAL_JSON, record.model_dump_json(indent=2))
 
 
+def read_record(run: Path, trial: str) -> TrialRecord | None:
+    """None where the trial has not begun."""
+    try:
+        return TrialRecord.model_validate_json((run / "policies" / trial / TRIAL_JSON).read_text())
+    except FileNotFoundError:
+        return None
+
+
 def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
-    """All trials of a run, best first, those without a result last."""
+    """All trials of a run, best first, those without a result last.
+
+    Where they raced, those left come first, then those that stayed in longest.
+    """
     records = [TrialRecord.model_validate_json(path.read_text()) for path in (run / "policies").glob(f"*/{TRIAL_JSON}")]
     sign = -1 if objective.mode == "max" else 1
 
-    def rank(record: TrialRecord) -> tuple[bool, float, str]:
-        best = record.best(objective)
+    def rank(record: TrialRecord) -> tuple[bool, bool, int, float, str]:
+        best, raced = record.best(objective), record.race
+        score = sign * best.objective if best else 0.0
+        beaten = raced is not None and raced.beaten_by is not None
+        stayed = raced.episodes if raced else 0
         # Of equals by what they set: a trial's name also depends on where its demonstrations lie.
-        return best is None, sign * best.objective if best else 0.0, canonical_json(record.setting)
+        return best is None, beaten, -stayed, -raced.primary[0] if raced else score, canonical_json(record.setting)
 
     return sorted(records, key=rank)
 
@@ -91,26 +134,21 @@ def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
 class Rivals:
     """How sure the choice of the winner is."""
 
-    overlapping: int
-    """Other settings whose interval on `tune` overlaps the winner's."""
+    tied: int
+    """Other settings that are not known to be worse."""
     others: int
     """Other settings with a result."""
 
     def __str__(self) -> str:
-        some = f"{self.overlapping:,}" if self.overlapping else "none"
-        have = "have intervals that overlap" if self.overlapping > 1 else "has an interval that overlaps"
-        return f"{some} of {counted(self.others, 'other setting')} {have} the winner's"
+        some = f"{self.tied:,}" if self.tied else "none"
+        are = "are" if self.tied > 1 else "is"
+        return f"{some} of {counted(self.others, 'other setting')} {are} tied with the winner: not known to be worse"
 
 
-def rivals(trials: Sequence[TrialRecord], objective: Objective) -> Rivals | None:
-    """The winner, first of the trials, beside the others; None where there is none, or no interval."""
-    rungs = [rung for trial in trials if (rung := trial.best(objective))]
-    intervals = [interval for rung in rungs if (interval := rung.interval(objective))]
-    if not intervals:
-        return None
-    winner, *others = intervals
-    overlapping = sum(low <= winner[2] and winner[1] <= high for _, low, high in others)
-    return Rivals(overlapping, len(others))
+def rivals(trials: Sequence[TrialRecord]) -> Rivals | None:
+    """The winner, first of the trials, beside the others; None before the search is over."""
+    others = [trial for trial in trials if trial.tied is not None][1:]
+    return Rivals(sum(bool(trial.tied) for trial in others), len(others)) if trials and trials[0].tied else None
 
 
 def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
@@ -118,13 +156,19 @@ def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
     rows = []
     for trial in trials:
         rung = trial.best(sweep.objective)
-        row = trial.model_dump(exclude={"setting", "rungs"}) | {"seeds": sweep.seeds_per_trial}
+        row = trial.model_dump(exclude={"setting", "rungs", "race", "report"}) | {"seeds": sweep.seeds_per_trial}
         row |= {key: json.dumps(value) for key, value in trial.setting.items()}
         if rung is not None:
             row |= {"epoch": rung.epoch, "episodes": rung.episodes, "objective": rung.objective}
             row |= dict(zip(("primary", "primary_low", "primary_high"), rung.primary, strict=True))
             row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
             row["val_loss"] = rung.val_loss
+        if trial.race is not None:
+            row |= dict(zip(("race_primary", "race_low", "race_high"), trial.race.primary, strict=True))
+            row |= {"race_episodes": trial.race.episodes, "beaten_by": trial.race.beaten_by}
+        if trial.report is not None:
+            row |= dict(zip(("report_primary", "report_low", "report_high"), trial.report.primary, strict=True))
+            row |= {"report_episodes": trial.report.episodes, "report_confidence": trial.report.confidence}
         rows.append(row)
     write_table(pa.Table.from_pylist(rows, schema=trials_schema(sweep.searched)), run / "trials.parquet")
     rungs = {

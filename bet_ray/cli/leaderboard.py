@@ -91,6 +91,7 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     """The leaderboard, and what fresh episodes say of the winner."""
     from bet import tasks
     from bet.metrics import SUCCESS
+    from bet_ray.selection import read_race
     from bet_ray.trials import rivals
 
     task = tasks.simulated(sweep.task)
@@ -101,12 +102,34 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     console.print(
         f"  chosen on tune     {name} {Estimate(*result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
     )
+    race = read_race(result.run)
+    if race is not None:
+        console.print(f"  {race}")
     found = result.report
     rates = "".join(f", {rate} {found.rates[rate]:.2f}" for rate in task.published_rates)
     success = rates or ("" if name == SUCCESS else f", success {found.success:.2f}")
-    beside = rivals(result.trials, sweep.objective)
-    if beside is not None and beside.overlapping:
+    beside = rivals(result.trials)
+    if beside is not None and beside.others:
         console.print(f"  {beside}")
     console.print(
         f"  measured on report {name} {found.primary:.2f}{success}, {counted(found.episodes, 'fresh episode')}"
     )
+    finalists = [trial for trial in result.trials if trial.report is not None]
+    if len(finalists) > 1:
+        console.print(_finalists(sweep, finalists))
+
+
+def _finalists(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
+    """The winner and the next best of those tied with it, chosen and measured."""
+    chosen = "race" if trials[0].race else "tune"
+    table = board(f"chosen on {chosen}, measured on report (intervals that hold for all of these at once)")
+    for name in ("setting", chosen, "report", "shrinkage"):
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    for trial in trials:
+        rung = trial.best(sweep.objective)
+        assert rung is not None
+        assert trial.report is not None
+        before, after = trial.race.primary if trial.race else rung.primary, trial.report.primary
+        cells = f"{Estimate(*before)}", f"{Estimate(*after)}", f"{before[0] - after[0]:+.2f}"
+        table.add_row(setting_text(trial.setting), *cells)
+    return table

@@ -83,7 +83,7 @@ def answer(records: Records) -> Answer:
         measured=measurement(records.task, winner.rows) if winner and stage is Stage.MEASURED else None,
         fresh=winner.rows.num_rows if winner else 0,
         promised=winner.promised if winner else 0,
-        rivals=rivals(records.trials, records.sweep.objective),
+        rivals=rivals(records.trials),
         done=done,
         failed=failed,
         under_way=0 if records.search_over else records.started - done - failed,

@@ -8,9 +8,9 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from bet_ray.report.records import Records
+from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Search
 from bet_ray.training import trial_id
-from bet_ray.tuning import STUDY_DB
 from bet_ray.values import key_name
 
 FEWEST_TRIALS = 8  # below that an importance says more of the luck of the draw

@@ -24,6 +24,8 @@ import pytest
 import ray
 
 from bet import tasks
+from bet.envs.pointmass import PointMassVersion
+from bet.oracles.pointmass import demonstrations
 from bet.rollout import NOT_FINITE, NOT_FINITE_STEP, End
 from bet_ray import dispatch, evaluate
 from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, evaluate_all
@@ -322,7 +324,8 @@ def test_all_who_wait_for_a_service_hear_that_its_pool_failed(
     monkeypatch.setattr(dispatch, "FRUITLESS_DEATHS", 1)
     write_faults(faults, dict.fromkeys(range(200), Fault.DIE))
     one = Evaluation.of(walkers, tmp_path)
-    service = RolloutService(tmp_path, one.task.name, 1, 8, 1.0)
+    episodes = demonstrations(PointMassVersion.TWO, 5, seed=0)
+    service = RolloutService(tmp_path, one.task.name, episodes, 1, 8, 1.0)
     heard: list[Exception] = []
 
     def ask() -> None:

@@ -9,7 +9,7 @@ from bet.measure import Measurement
 from bet.stats import rate_interval
 from bet_ray.cli.leaderboard import live_leaderboard, print_result
 from bet_ray.sweep import Objective, parse_sweep
-from bet_ray.trials import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, rivals
+from bet_ray.trials import TRIAL_JSON, Measured, Raced, Rung, Status, TrialRecord, read_trials, rivals, write_record
 from bet_ray.tuning import SweepResult
 
 SWEEP = parse_sweep({"question": "Which?", "task": "pusht", "space": {"bins": [1, 2, 3]}, "search": "grid"}, "x")
@@ -37,6 +37,14 @@ FAILED = TrialRecord(
 WINNER, NEAR, FAR = trial(3, 0.8, 0.7, 0.9), trial(2, 0.65, 0.55, 0.75), trial(1, 0.5, 0.4, 0.6)
 
 
+def decided(record: TrialRecord, *, tied: bool, report: float | None = None) -> TrialRecord:
+    """A trial of a search that is over; one with a `report` was measured there."""
+    measured = report and Measured(
+        primary=(report, report - 0.1, report + 0.1), success=(0.1, 0, 0.2), episodes=10, confidence=0.975
+    )
+    return record.model_copy(update={"tied": tied, "report": measured})
+
+
 def printed(trials: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> str:
     found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, {}, {}, {})
     print_result(SWEEP, SweepResult(Path("run"), trials, trials[0], trials[0].rungs[0], found))
@@ -44,10 +52,21 @@ def printed(trials: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> st
 
 
 def test_settings_that_may_be_as_good_as_the_winner_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    said = printed([WINNER, NEAR, FAR, FAILED], capsys)
-    assert "  1 of 2 other settings has an interval that overlaps the winner's\n" in said
-    assert "overlap" not in printed([WINNER, FAR], capsys)
-    assert "overlap" not in printed([WINNER], capsys)
+    winner, near, far = decided(WINNER, tied=True), decided(NEAR, tied=True), decided(FAR, tied=False)
+    said = printed([winner, near, far, FAILED], capsys)
+    assert "  1 of 2 other settings is tied with the winner: not known to be worse\n" in said
+    assert "  none of 1 other setting is tied with the winner" in printed([winner, far], capsys)
+    assert "tied" not in printed([winner], capsys)
+
+
+def test_finalists_are_printed_with_what_they_lost_between_choice_and_measurement(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = printed([decided(WINNER, tied=True, report=0.7), decided(NEAR, tied=True, report=0.75)], capsys)
+    assert "bins=3   0.80 [0.70, 0.90]  0.70 [0.60, 0.80]      +0.10" in said
+    assert "bins=2   0.65 [0.55, 0.75]  0.75 [0.65, 0.85]      -0.10" in said
+    alone = printed([decided(WINNER, tied=True, report=0.7), decided(FAR, tied=False)], capsys)
+    assert "shrinkage" not in alone
 
 
 def test_a_winner_is_measured_by_the_rates_that_the_literature_has_else_by_success(
@@ -64,13 +83,22 @@ def test_a_winner_is_measured_by_the_rates_that_the_literature_has_else_by_succe
     assert f"blocks pushed {found.primary:.2f}{shown}, 10 fresh episodes" in capsys.readouterr().out
 
 
-def test_intervals_are_of_the_objective_and_a_loss_has_none() -> None:
-    trials = [WINNER, NEAR, FAR]
-    assert str(rivals(trials, Objective.SUCCESS)) == "2 of 2 other settings have intervals that overlap the winner's"
-    apart = [trial(3, 0.8, 0.7, 0.9, success=(0.5, 0.4, 0.6)), NEAR]
-    assert str(rivals(apart, Objective.SUCCESS)) == "none of 1 other setting has an interval that overlaps the winner's"
-    assert rivals(trials, Objective.VAL_LOSS) is None
-    assert rivals([FAILED], Objective.PRIMARY) is None
+def test_nobody_is_tied_before_the_search_is_over() -> None:
+    assert rivals([WINNER, NEAR, FAR]) is None
+    assert rivals([FAILED]) is None
+
+
+def test_those_left_in_a_race_come_first_then_those_that_stayed_longest(tmp_path: Path) -> None:
+    def raced(record: TrialRecord, episodes: int, score: float, beaten_by: str | None = None) -> None:
+        race = Raced(episodes=episodes, primary=(score, score - 0.1, score + 0.1), beaten_by=beaten_by)
+        write_record(tmp_path, record.model_copy(update={"race": race}))
+
+    raced(trial(1, 0.9, 0.8, 1.0), 20, 0.9, beaten_by="3")  # the search, and its last look, thought well of it
+    raced(trial(2, 0.5, 0.4, 0.6), 60, 0.6)
+    raced(trial(3, 0.5, 0.4, 0.6), 60, 0.7)
+    raced(trial(4, 0.5, 0.4, 0.6), 40, 0.2, beaten_by="3")
+    write_record(tmp_path, FAILED)
+    assert [record.trial for record in read_trials(tmp_path, Objective.PRIMARY)] == ["3", "2", "4", "1", "f"]
 
 
 def test_a_trial_that_ends_is_told_once_with_its_score_and_epochs(capsys: pytest.CaptureFixture[str]) -> None:

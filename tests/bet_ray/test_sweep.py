@@ -82,8 +82,8 @@ def test_random_draws_stay_inside_their_range(low: int, width: int, step: int | 
 
 
 def test_a_stepped_range_lists_its_values_and_the_end() -> None:
-    assert Range(low=5, high=20, step=5).values == [5, 10, 15, 20]
-    assert Range(low=0, high=0.3, step=0.1).values == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert Range(low=5, high=20, step=5).steps == [5, 10, 15, 20]
+    assert Range(low=0, high=0.3, step=0.1).steps == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import pytest
 from bet import Policy
 from bet.config import ConfigError
 from bet_ray.manifest import RunError
+from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.trials import Status, read_trials
-from bet_ray.tuning import STUDY_DB, divide, run_sweep
+from bet_ray.tuning import divide, run_sweep
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
 TREE: dict[str, Any] = {
@@ -72,9 +73,13 @@ def test_the_parquet_tables_agree_with_each_other(swept: Path) -> None:
 def test_the_winner_is_measured_on_episodes_that_did_not_choose_it(swept: Path) -> None:
     episodes = pq.read_table(swept / "episodes").to_pandas()
     report = episodes[episodes["split"] == "report"]
-    assert len(report) == 30
+    finalists = [trial for trial in read_trials(swept, sweep_of().objective) if trial.report]
+    assert [trial.report.episodes for trial in finalists if trial.report] == [30] * 3
+    assert (report.groupby("policy_digest").size() == [30] * 3).all()
     assert not set(report["seed"]) & set(episodes[episodes["split"] == "tune"]["seed"])
-    assert Policy.load(swept).digest == report["policy_digest"].iloc[0]
+    winner = report[report["policy_digest"] == Policy.load(swept).digest]
+    assert finalists[0].report is not None
+    assert finalists[0].report.success[0] == pytest.approx(winner["success"].mean())
 
 
 @pytest.mark.slow

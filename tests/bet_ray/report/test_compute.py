@@ -20,10 +20,10 @@ from bet_ray.report.published import PUBLISHED_RATES
 from bet_ray.report.records import episodes_of, read_records
 from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
+from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Objective
 from bet_ray.training import trial_id
 from bet_ray.trials import read_trials
-from bet_ray.tuning import STUDY_DB
 from bet_ray.values import Estimate, setting_text, spelled
 
 from .conftest import REPORT_EPISODES, TASK, TUNE_EPISODES, NewSweep

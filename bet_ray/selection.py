@@ -1,0 +1,202 @@
+"""Which setting wins, which are tied with it, and what fresh episodes say of the best: chosen on `tune`, measured on
+`report`.
+
+A race (`bet.racing`) looks at episodes of `tune` that the search has not seen: those it has seen chose the epoch of
+each setting, and so favour all of them.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from bet import tasks
+from bet.config import Frozen, Split
+from bet.measure import Measurement, measure_difference
+from bet.metrics import ROUTE
+from bet.policy import Policy
+from bet.racing import Standing, Verdict, race
+from bet.sequential import anytime_interval, looks
+from bet.stats import simultaneous_confidence
+from bet.wording import counted
+from bet_ray.evaluation import measurement
+from bet_ray.manifest import write_text
+from bet_ray.sweep import Objective, Sweep
+from bet_ray.trainable import policy_job
+from bet_ray.trials import Measured, Raced, Rung, TrialRecord, read_trials, write_record
+from bet_ray.worker import Job
+
+log = logging.getLogger(__name__)
+
+RACE_JSON = "race.json"
+ALPHA = 0.05
+
+OnTrials = Callable[[list[TrialRecord]], None]
+"""Called with all trials, best first, whenever one has news."""
+
+
+class RaceRecord(Frozen):
+    """How a race went; kept as `race.json`."""
+
+    verdict: Verdict
+    within: float
+    """At most so much is the winner below the best contender."""
+    margin: float
+    contenders: int
+    rounds: list[tuple[int, int]]
+    """Fresh episodes for each policy left, and how many settings were left after them."""
+    episodes: int
+    """Fresh episodes in all."""
+    alike: int
+    """What it would have been, had every contender had as many as those left in the end."""
+
+    def __str__(self) -> str:
+        left = self.rounds[-1][1]
+        found = {
+            Verdict.WINNER: "one is better than all others",
+            Verdict.TIED: f"the winner is within {self.within:g} of the best, {counted(left, 'setting')} left",
+            Verdict.UNDECIDED: f"undecided, {left} settings left, the winner within {self.within:g} of the best",
+        }[self.verdict]
+        return (
+            f"race of {counted(self.contenders, 'setting')}: {found}, after {counted(self.episodes, 'fresh episode')} "
+            f"(as many for each as for the last: {self.alike:,})"
+        )
+
+
+def read_race(run: Path) -> RaceRecord | None:
+    """None where there was none, or it is under way."""
+    try:
+        return RaceRecord.model_validate_json((run / RACE_JSON).read_text())
+    except FileNotFoundError:
+        return None
+
+
+class Contest:
+    """The settings of a search that is over."""
+
+    def __init__(self, sweep: Sweep, run: Path, service: Any, on_trials: OnTrials | None) -> None:
+        self._sweep, self._run, self._service, self._on_trials = sweep, run, service, on_trials
+        self._task = tasks.simulated(sweep.task)
+        self._jobs: dict[tuple[str, Split], list[Job]] = {}
+        self.reports: dict[str, Measurement] = {}
+        """Of the finalists, by trial."""
+
+    def decide(self) -> list[TrialRecord]:
+        """Race if asked to, mark those tied with the winner, measure the finalists; all trials, best first."""
+        contenders = [(trial, rung) for trial in self._trials() if (rung := trial.best(self._sweep.objective))]
+        standing = self._race(contenders) if self._sweep.eval.race is not None else None
+        if standing is None:
+            self._mark_tied(contenders)
+        else:
+            for place, (trial, _) in enumerate(contenders):
+                self._change(trial, tied=place in standing.left)
+        self._measure()
+        return self._trials()
+
+    def _trials(self) -> list[TrialRecord]:
+        return read_trials(self._run, self._sweep.objective)
+
+    def _change(self, trial: TrialRecord, **what: Any) -> None:
+        kept = next(each for each in self._trials() if each.trial == trial.trial)
+        write_record(self._run, kept.model_copy(update=what))
+
+    def _evaluate(self, contenders: Sequence[tuple[TrialRecord, Rung]], split: Split, episodes: int) -> list[pa.Table]:
+        """Episodes 0..episodes-1 of the policies of each, by training seed and index."""
+        asked = []
+        for trial, rung in contenders:
+            known = trial.trial, split
+            if known not in self._jobs:
+                policies = [Policy.load(self._run / "policies" / name) for name in trial.policies(rung)]
+                self._jobs[known] = [policy_job(policy, split) for policy in policies]
+            asked.append([self._service.evaluate.remote(job, episodes) for job in self._jobs[known]])
+        return [pa.concat_tables(ray.get(tables)) for tables in asked]
+
+    def _race(self, contenders: Sequence[tuple[TrialRecord, Rung]]) -> Standing | None:
+        """None where the budget does not reach for one round."""
+        asked, seen, seeds = self._sweep.eval.race, self._sweep.eval.episodes, self._sweep.seeds_per_trial
+        assert asked is not None
+        plan, scores = looks(asked.episodes, asked.first), [np.empty(0)] * len(contenders)
+        standing = race(scores, plan, ALPHA, asked.margin)
+        rounds: list[tuple[int, int]] = []
+        spent = 0
+        while standing.next_look is not None:
+            cost = (standing.next_look - standing.episodes) * len(standing.left) * seeds
+            if asked.budget is not None and spent + cost > asked.budget:
+                plan = [look for look in plan if look <= standing.episodes]
+                if not plan:
+                    log.warning("eval.race.budget: %d episodes are fewer than one round's %d", asked.budget, cost)
+                    return None
+                standing = race(scores, plan, ALPHA, asked.margin)
+                break
+            spent += cost
+            judged = standing.left
+            tables = self._evaluate([contenders[place] for place in judged], Split.TUNE, seen + standing.next_look)
+            for place, table in zip(judged, tables, strict=True):
+                scores[place] = table.column("primary").to_numpy().reshape(seeds, -1).mean(axis=0)[seen:]
+            standing = race(scores, plan, ALPHA, asked.margin)
+            rounds.append((standing.episodes, len(standing.left)))
+            by = {each.contender: contenders[each.leader][0].trial for each in standing.dropped}
+            for place in judged:
+                found = anytime_interval(scores[place])
+                raced = Raced(
+                    episodes=len(scores[place]) * seeds,
+                    primary=(found.estimate, found.low, found.high),
+                    beaten_by=by.get(place),
+                )
+                self._change(contenders[place][0], race=raced)
+            if self._on_trials:
+                self._on_trials(self._trials())
+        record = RaceRecord(
+            verdict=standing.verdict,
+            within=standing.within,
+            margin=asked.margin,
+            contenders=len(contenders),
+            rounds=rounds,
+            episodes=spent,
+            alike=standing.episodes * len(contenders) * seeds,
+        )
+        write_text(self._run / RACE_JSON, record.model_dump_json(indent=2))
+        return standing
+
+    def _mark_tied(self, contenders: Sequence[tuple[TrialRecord, Rung]]) -> None:
+        """By paired tests against the winner, each at a level that keeps the best one in with 95%.
+
+        Every policy that was judged is a rival to the best one, also those of epochs that did not count.
+        """
+        rivals = sum(len(trial.rungs) for trial, _ in contenders)
+        level = ALPHA / max(rivals - 1, 1)
+        tables = self._evaluate(contenders, Split.TUNE, self._sweep.eval.episodes)
+        for (trial, _), table in zip(contenders, tables, strict=True):
+            worse = table is not tables[0] and self._is_worse(table, tables[0], level)
+            self._change(trial, tied=not worse)
+
+    def _is_worse(self, table: pa.Table, best: pa.Table, level: float) -> bool:
+        def both(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+            a, b = (each.column(name).to_numpy(zero_copy_only=False) for each in (best, table))
+            return a, b
+
+        routes = (best.column(ROUTE).to_pylist(), table.column(ROUTE).to_pylist()) if self._task.by_modes else None
+        found = measure_difference(self._task, both("primary"), both("success"), routes)
+        difference = found.success if self._sweep.objective is Objective.SUCCESS else found.primary
+        return difference.difference.estimate > 0 and difference.p_value <= level
+
+    def _measure(self) -> None:
+        """Roll the winner and the next best of those tied with it out on `report`."""
+        tied = [(trial, rung) for trial in self._trials() if trial.tied and (rung := trial.best(self._sweep.objective))]
+        finalists = tied[: self._sweep.eval.finalists]
+        confidence = simultaneous_confidence(len(finalists))
+        tables = self._evaluate(finalists, Split.REPORT, self._sweep.eval.winner_episodes)
+        for (trial, _), table in zip(finalists, tables, strict=True):
+            found = self.reports[trial.trial] = measurement(self._task, table, confidence)
+            measured = Measured(
+                primary=(found.primary.estimate, found.primary.low, found.primary.high),
+                success=(found.success.estimate, found.success.low, found.success.high),
+                episodes=found.episodes,
+                confidence=confidence,
+            )
+            self._change(trial, report=measured)
