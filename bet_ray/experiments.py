@@ -94,6 +94,23 @@ SETUPS: Mapping[str, Setup] = MappingProxyType(
 )
 
 
+def by_section(changes: Sequence[str], name: str) -> dict[tuple[str, str], Any]:
+    """`key=value` -> by section of the sweep file of experiment `name` and key there; of `base` they are full keys.
+
+    Raises `ConfigError` for what a change would make another experiment, and for an unknown key.
+    """
+    sorted_out = {}
+    for key, value in parse_dotlist(changes).items():
+        section, _, rest = key.partition(".")
+        if section in _SECTIONS and rest in _SECTIONS[section].model_fields:
+            sorted_out[section, rest] = value
+        elif key in Sweep.model_fields or SHORT_FORMS.get(key, key) == "task":
+            raise ConfigError(f"{key}: is what {name} is about; write a sweep file to change it")
+        else:
+            sorted_out["base", full_key(key)] = value
+    return sorted_out
+
+
 @dataclass(frozen=True)
 class Size:
     """How much of an experiment is run."""
@@ -138,7 +155,7 @@ class Experiment:
         return self.sweep(self.published_size, scaled=False)
 
     def sweep(self, size: Size, *, scaled: bool, changes: Sequence[str] = ()) -> Sweep:
-        """The experiment in a size, by the scaled or the published recipe; `changes` are `key=value` over that.
+        """The experiment in a size, by the scaled or the published recipe; `changes`, not of the size, are over that.
 
         Raises `ConfigError` naming the experiment and the key.
         """
@@ -153,16 +170,11 @@ class Experiment:
         searched = {full_key(key) for key in self.tries.get("space", ())}
         recipe = {key: value for key, value in self.setup.scaled.items() if scaled and key not in searched}
         base = {**recipe, **self.base, "train.epochs": size.epochs}
-        for key, value in parse_dotlist(changes).items():
-            section, _, name = key.partition(".")
-            if key == "seeds_per_trial":
-                tree[key] = value
-            elif section in _SECTIONS and name in _SECTIONS[section].model_fields:
-                tree[section] = {**tree.get(section, {}), name: value}
-            elif key in Sweep.model_fields or SHORT_FORMS.get(key, key) == "task":
-                raise ConfigError(f"{key}: is what {self.name} is about; write a sweep file to change it")
+        for (section, name), value in by_section(changes, self.name).items():
+            if section == "base":
+                base[name] = value
             else:
-                base[full_key(key)] = value
+                tree[section] = {**tree.get(section, {}), name: value}
         return parse_sweep(tree | {"base": base}, self.name)
 
     def is_of(self, sweep: Sweep) -> bool:

@@ -26,13 +26,14 @@ from bet.training import Training
 from bet_ray.autotune import measure
 from bet_ray.budget import Cost, Machine, Pins, estimate, plan, unlimited
 from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, Progress, evaluate_all, measurement, recipe_of
-from bet_ray.experiments import Experiment, Size
+from bet_ray.experiments import Experiment, Size, by_section
 from bet_ray.manifest import earlier_manifest
 from bet_ray.published import By
 from bet_ray.results import REPRODUCTION, write_table
 from bet_ray.session import session
 from bet_ray.sweep import Search, Sweep, parse_sweep
 from bet_ray.tuning import TrialRecord, divide, read_trials
+from bet_ray.values import spelled
 
 REPRODUCTION_PARQUET = "reproduction.parquet"
 PROBE_SECONDS = 1.0  # of training steps, and as many of rollouts
@@ -83,7 +84,7 @@ def prepare(
         sweep = _continued(experiment, manifest, run, changes)
         return Planned(experiment, sweep, len(_demonstrations(sweep)), None)
     published, pins = experiment.published_size, _pins(changes)
-    others = [change for change in changes if change.partition("=")[0] not in _PINNED]
+    others = _unpinned(changes)
 
     def sweep_of(size: Size, scaled: bool) -> Sweep:
         return experiment.sweep(size, scaled=scaled, changes=others)
@@ -91,15 +92,18 @@ def prepare(
     size, scaled = unlimited(published, pins)
     episodes = _demonstrations(sweep_of(size, scaled))
     prices: dict[bool, list[Cost]] = {}
+    spent = 0.0  # on measuring
 
     def seconds(size: Size, scaled: bool) -> float:
+        nonlocal spent
         sweep = sweep_of(size, scaled)
         shares = divide(sweep, cpus)
         if scaled not in prices:
             prices[scaled] = _probe_all(sweep, episodes, shares.trials_at_once, shares.cpus_per_trial, probing)
+            spent = time.monotonic() - began
         machine = Machine(shares.trials_at_once, shares.actors)
         settings = prices[scaled] * (sweep.trial_count if sweep.search.method is Search.TPE else 1)
-        return estimate(size, settings, machine, sweep.eval.episodes) + time.monotonic() - began
+        return estimate(size, settings, machine, sweep.eval.episodes) + spent
 
     with session() as cpus:
         if budget is None:
@@ -114,11 +118,15 @@ def _demonstrations(sweep: Sweep) -> Episodes:
 
 def _pins(changes: Sequence[str]) -> Pins:
     """The parts of the size that are given. Raises `ConfigError` for one that is no positive number."""
-    given = {_PINNED[key]: value for key, value in parse_dotlist(changes).items() if key in _PINNED}
+    given = {key: value for key, value in parse_dotlist(changes).items() if key in _PINNED}
     for key, value in given.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ConfigError(f"{key}: expected a positive number, got {value!r}")
-    return Pins(**given)
+    return Pins(**{_PINNED[key]: value for key, value in given.items()})
+
+
+def _unpinned(changes: Sequence[str]) -> list[str]:
+    return [change for change in changes if change.partition("=")[0] not in _PINNED]
 
 
 def _continued(experiment: Experiment, manifest: Mapping[str, Any], run: Path, changes: Sequence[str]) -> Sweep:
@@ -131,7 +139,13 @@ def _continued(experiment: Experiment, manifest: Mapping[str, Any], run: Path, c
     asked = _pins(changes).over(size)
     if (asked.epochs, asked.seeds) != (size.epochs, size.seeds):
         raise ConfigError(f"{run}: began with {size}; only eval.winner_episodes can be another when it continues")
-    return sweep.model_copy(update={"eval": sweep.eval.model_copy(update={"winner_episodes": asked.episodes})})
+    tree = sweep.model_dump(mode="json")
+    tree["eval"]["winner_episodes"] = asked.episodes
+    for (section, key), value in by_section(_unpinned(changes), experiment.name).items():
+        if section == "base" and sweep.base.get(key) != value:
+            raise ConfigError(f"{run}: began with {key}={spelled(sweep.base.get(key))}; choose another --out")
+        tree.setdefault(section, {})[key] = value
+    return parse_sweep(tree, str(run))
 
 
 def _probe_all(sweep: Sweep, episodes: Episodes, at_once: int, cpus: float, probing: Probing) -> list[Cost]:

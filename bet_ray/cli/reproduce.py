@@ -1,7 +1,7 @@
 """`bet-ray reproduce`."""
 
+import json
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -141,18 +141,16 @@ def _size(planned: "Planned") -> str:
 
 
 def _command(planned: "Planned") -> str:
-    """What was typed, with its size in place of a budget and a run of its own."""
+    """What runs the same again, on any machine: its size and its recipe spelled out."""
     sweep = planned.sweep
-    size = {
-        "train.epochs": sweep.config({}).train.epochs,
+    settings = {
         "seeds_per_trial": sweep.seeds_per_trial,
         "eval.winner_episodes": sweep.eval.winner_episodes,
+        "eval.episodes": sweep.eval.episodes,
+        **sweep.base,
     }
-    others = [
-        word for word in sys.argv[1:] if "=" in word and word.partition("=")[0] not in (*size, "--budget", "--out")
-    ]
-    pinned = [f"{key}={value}" for key, value in size.items()]
-    return shlex.join(["bet-ray", "reproduce", planned.experiment.name, *pinned, *others])
+    words = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items())
+    return shlex.join(["bet-ray", "reproduce", planned.experiment.name, *words])
 
 
 def _print_list() -> None:
