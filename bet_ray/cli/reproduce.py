@@ -21,6 +21,8 @@ EXAMPLES = (
     "`... --resume` · `bet-ray reproduce pusht-main train.epochs=10 seeds_per_trial=1 eval.winner_episodes=300`"
 )
 
+LONG = 2 * 3600.0  # seconds
+
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(metavar="[EXPERIMENT]", help="One of --list.")] = None,
@@ -79,7 +81,7 @@ def reproduce(
         console.print(f"{name}: {size} · {planned.label}")
         if planned.seconds is not None:
             console.print(f"expected to take {duration(planned.seconds)} here, into {run}")
-            if seconds is None:
+            if seconds is None and planned.seconds > LONG:
                 errors.print("--budget 2h makes of it what fits into two hours")
         else:
             console.print(f"goes on as it was planned, in {run}")
