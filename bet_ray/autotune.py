@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from bet.arithmetic import threads
+from bet.config import Split
+from bet.policy import Policy
+from bet.protocol import Recipe
 from bet.rollout import Rollout
 from bet_ray.evaluation import Evaluation, PoolShape
 
@@ -63,7 +66,7 @@ def autotune(one: Evaluation, episodes: int, actors: int) -> Tuned:
     batch = one.recipe.protocol.batch_size
     sizes = sorted({min(batch * factor, share) for factor in BATCHES})
     with threads(1):
-        costs = [_measure(one, slots) for slots in sizes]
+        costs = [measure(one.policy, one.recipe, one.job.split, slots) for slots in sizes]
     return Tuned(costs, actors, min(costs, key=lambda cost: cost.expected(share)), share)
 
 
@@ -72,8 +75,9 @@ def chosen(tuned: Tuned, shape: PoolShape) -> PoolShape:
     return PoolShape(tuned.actors, tuned.best.slots, shape.patience)
 
 
-def _measure(one: Evaluation, slots: int) -> Cost:
-    rollout, indices = Rollout(one.policy, one.recipe, one.job.split, slots), count()
+def measure(policy: Policy, recipe: Recipe, split: Split, slots: int) -> Cost:
+    """Roll out for some seconds in this process."""
+    rollout, indices = Rollout(policy, recipe, split, slots), count()
     try:
         rollout.start([next(indices) for _ in range(slots)])
         reset = rollout.simulating / slots
@@ -95,5 +99,5 @@ def _measure(one: Evaluation, slots: int) -> Cost:
         rollout.acting / steps,
         (seconds - rollout.simulating - rollout.acting) / steps,
         resetting / len(lengths) if lengths else reset,
-        sum(lengths) / len(lengths) if lengths else one.recipe.protocol.max_steps,
+        sum(lengths) / len(lengths) if lengths else recipe.protocol.max_steps,
     )

@@ -144,6 +144,30 @@ def trials_schema(space: Sequence[str]) -> pa.Schema:
     )
 
 
+REPRODUCTION = pa.schema(
+    [
+        ("experiment", pa.string()),
+        ("trial", pa.string()),
+        ("setting", pa.string()),  # its values of the swept keys, as JSON
+        ("metric", pa.string()),
+        ("estimate", pa.float64()),  # on `report`, after the last epoch
+        ("low", pa.float64()),  # of an interval that holds for all settings at once
+        ("high", pa.float64()),
+        ("epoch", pa.int32()),
+        ("episodes", pa.int64()),
+        ("seeds", pa.int32()),
+        ("demonstrations", pa.int64()),
+        ("original", pa.float64()),
+        ("study", pa.float64()),
+        ("source", pa.string()),  # of what was published
+        ("scaled", pa.bool_()),
+        ("departures", pa.string()),  # in what it is not as published
+        ("error", pa.string()),  # why there is no estimate
+    ]
+)
+"""One row per setting and metric of a reproduced experiment."""
+
+
 @dataclass(frozen=True)
 class EpisodeSource:
     """What the rows of one policy under one protocol and split have in common; also which episodes they are."""

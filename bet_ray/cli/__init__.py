@@ -18,6 +18,7 @@ from bet_ray.cli import (
     plan,
     replay,
     report,
+    reproduce,
     settings,
     sweep,
     train,
@@ -43,6 +44,7 @@ app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("reproduce", epilog=reproduce.EXAMPLES)(reproduce.reproduce)
 app.command("metrics", epilog=metrics.EXAMPLES)(metrics.metrics)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)

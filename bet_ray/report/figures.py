@@ -28,8 +28,8 @@ from bet_ray.page.style import (
     route_colour,
     styled,
 )
+from bet_ray.published import Published
 from bet_ray.report.compute import Axis, Curve, Curves, Dot, Panel
-from bet_ray.report.published import Published
 from bet_ray.report.routes import Origin, Paths, Routes
 from bet_ray.report.search import SearchView
 from bet_ray.values import Estimate

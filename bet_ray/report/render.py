@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 from bet.metrics import PushTOutcome
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
+from bet_ray.published import PUBLISHED, PUBLISHED_RATES
 from bet_ray.report import figures
 from bet_ray.report.clips import clips
 from bet_ray.report.compute import Stage, answer, curves, leaderboard, panels
 from bet_ray.report.provenance import provenance
-from bet_ray.report.published import PUBLISHED, PUBLISHED_RATES
 from bet_ray.report.records import Records, read_records
 from bet_ray.report.routes import routes
 from bet_ray.report.search import search_view

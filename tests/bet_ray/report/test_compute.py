@@ -15,8 +15,8 @@ from bet.policy import Policy
 from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError, write_manifest
+from bet_ray.published import PUBLISHED_RATES
 from bet_ray.report.compute import Axis, Stage, answer, curves, leaderboard, panels
-from bet_ray.report.published import PUBLISHED_RATES
 from bet_ray.report.records import episodes_of, read_records
 from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
