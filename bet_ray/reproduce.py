@@ -32,7 +32,8 @@ from bet_ray.published import By
 from bet_ray.results import REPRODUCTION, write_table
 from bet_ray.session import session
 from bet_ray.sweep import Search, Sweep, parse_sweep
-from bet_ray.tuning import TrialRecord, divide, read_trials
+from bet_ray.trials import TrialRecord, read_trials
+from bet_ray.tuning import divide
 from bet_ray.values import spelled
 
 REPRODUCTION_PARQUET = "reproduction.parquet"
