@@ -17,7 +17,7 @@ from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError, write_manifest
 from bet_ray.report.compute import Axis, Stage, answer, curves, leaderboard, panels
 from bet_ray.report.published import PUBLISHED_RATES
-from bet_ray.report.records import episodes_of, read_records
+from bet_ray.report.records import read_records
 from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
 from bet_ray.sweep import Objective
@@ -60,10 +60,7 @@ def test_equal_policies_of_two_settings_share_their_episodes(finished: Path) -> 
     singles = [trial for trial in records.trials if trial.setting["codebook.bins"] == 1]
     assert len(singles) == 2
     for trial in singles:
-        rows = episodes_of(
-            finished, records.episodes, records.protocol, [f"{trial.trial}/0/1"], Split.TUNE, TUNE_EPISODES
-        )
-        assert rows.num_rows == TUNE_EPISODES
+        assert records.rows_of(trial, trial.rungs[0]).num_rows == TUNE_EPISODES
 
 
 def test_the_leaderboard_is_sorted_and_has_the_intervals_on_record(finished: Path) -> None:
@@ -91,8 +88,8 @@ def test_each_panel_has_every_trial_once_and_the_mean_of_each_value(finished: Pa
         assert len(panel.dots) == 4
         assert sum(dot.winner for dot in panel.dots) == 1
         for mean in panel.means:
-            here = [dot.primary.value for dot in panel.dots if abs(dot.x - mean.x) < 0.5]
-            assert mean.primary == pytest.approx(sum(here) / len(here))
+            here = [dot.numbers[0].value for dot in panel.dots if abs(dot.x - mean.x) < 0.5]
+            assert mean.numbers[0] == pytest.approx(sum(here) / len(here))
             assert len(here) == 2
 
 

@@ -61,7 +61,8 @@ def test_a_finished_sweep_shows_its_answer_figures_videos_and_commands(page: str
     assert f"On tune, {beside}" in found.words
     assert f"bet-ray replay {finished} --episode 0 --video episode.mp4" in found.text
     assert sum(tag == "video" for tag, _ in found.tags) in (1, 2)
-    assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 4  # settings, paths, shares, curves
+    assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 8
+    # settings, paths, shares, modes, curves, losses, costs, what training is worth; one bin has no codebook to draw
 
 
 @pytest.mark.slow
