@@ -51,12 +51,9 @@ def styled(figure: go.Figure, height: int, top: int = 12, right: int = 16, botto
         hoverlabel={"bgcolor": "#ffffff", "font": {"color": INK}},
     )
     figure.update_layout(margin={"b": bottom or (84 if _has_legend(figure.data) else 48)})
-    figure.update_xaxes(
-        gridcolor=GRID, zeroline=False, showline=True, linecolor=FAINT, ticks="outside", tickcolor=FAINT
-    )
-    figure.update_yaxes(
-        gridcolor=GRID, zeroline=False, showline=True, linecolor=FAINT, ticks="outside", tickcolor=FAINT
-    )
+    axis = {"gridcolor": GRID, "zeroline": False, "showline": True, "linecolor": FAINT, "exponentformat": "power"}
+    figure.update_xaxes(axis, ticks="outside", tickcolor=FAINT)
+    figure.update_yaxes(axis, ticks="outside", tickcolor=FAINT)
     return figure
 
 

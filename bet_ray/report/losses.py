@@ -1,7 +1,9 @@
 """How well the validation loss tells the primary metric: whether a search may go by it and spare the rollouts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Self
 
 import numpy as np
 from scipy.stats import norm
@@ -9,7 +11,7 @@ from scipy.stats import norm
 from bet.config import flatten
 from bet_ray.report.records import Records
 from bet_ray.sweep import LOSS_KEYS
-from bet_ray.values import Estimate, setting_text
+from bet_ray.values import Estimate, key_name, setting_text
 
 FEWEST_PAIRS = 10  # of rungs, to say anything: of five that compare, or of more in smaller groups
 SURE = 0.05
@@ -35,15 +37,30 @@ class Group:
     rungs: tuple[Judgement, ...]
     """The lowest loss first."""
     agreement: int
-    """Pairs of which the rung of lower loss has the higher metric, less those of which it has the lower."""
+    """Pairs of which the rung of lower loss has the higher metric, less those of which it has the lower.
+
+    Of rungs after equally many epochs: that more training betters both would say nothing of the settings.
+    """
+    sizes: tuple[int, ...]
+    """How many rungs there are of each epoch."""
+
+    @classmethod
+    def of(cls, name: str, rungs: Sequence[Judgement]) -> Self:
+        rungs = sorted(rungs, key=lambda rung: rung.val_loss)
+        loss = np.array([rung.val_loss for rung in rungs])
+        primary = np.array([rung.primary.value for rung in rungs])
+        epoch = np.array([rung.epoch for rung in rungs])
+        signs = np.sign(loss[:, None] - loss) * np.sign(primary - primary[:, None])  # (n, n)
+        agreement = int(signs[epoch[:, None] == epoch].sum()) // 2
+        return cls(name, tuple(rungs), agreement, tuple(np.unique(epoch, return_counts=True)[1].tolist()))
 
     @property
     def pairs(self) -> int:
-        return len(self.rungs) * (len(self.rungs) - 1) // 2
+        return sum(size * (size - 1) // 2 for size in self.sizes)
 
     @property
     def tau(self) -> float | None:
-        """Kendall's, of a *low* loss with a high metric; None for a single rung."""
+        """Kendall's, of a *low* loss with a high metric; None without a pair."""
         return self.agreement / self.pairs if self.pairs else None
 
     @property
@@ -66,6 +83,8 @@ class Losses:
     """All rungs, by what they compare with."""
 
     groups: tuple[Group, ...]
+    shared: tuple[str, ...]
+    """Keys that the settings of a group share, and that settings of this sweep differ in."""
 
     @property
     def pairs(self) -> int:
@@ -81,12 +100,18 @@ class Losses:
     def p(self) -> float:
         """Of so high a tau by chance: near 0 for one near 1, near 1 for one near -1. Needs a pair.
 
-        The normal approximation of Kendall's test summed over groups (Hirsch and Slack 1984, Water Resources Research
-        20: the seasonal Kendall test), as if no two rungs were of one training.
+        The normal approximation of Kendall's test, summed over groups and epochs as if those were independent (Hirsch,
+        Slack and Smith 1982, Water Resources Research 18: the seasonal Kendall test).
         """
-        sizes = np.array([len(group.rungs) for group in self.groups])
+        sizes = np.array([size for group in self.groups for size in group.sizes])
         variance = (sizes * (sizes - 1) * (2 * sizes + 5)).sum() / 18
         return float(norm.sf(sum(group.agreement for group in self.groups) / np.sqrt(variance)))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a setting has several rungs."""
+        settings = [rung.setting for group in self.groups for rung in group.rungs]
+        return len(settings) > len(set(settings))
 
     @property
     def verdict(self) -> Verdict:
@@ -111,11 +136,5 @@ def losses(records: Records) -> Losses | None:
             shared.setdefault(name, []).append(judged)
     if sum(map(len, shared.values())) < 2:
         return None
-    return Losses(tuple(_group(" ".join(name), rungs) for name, rungs in shared.items()))
-
-
-def _group(name: str, rungs: list[Judgement]) -> Group:
-    rungs = sorted(rungs, key=lambda rung: rung.val_loss)
-    loss, primary = (np.array(each) for each in zip(*((r.val_loss, r.primary.value) for r in rungs), strict=True))
-    signs = np.sign(loss[:, None] - loss) * np.sign(primary - primary[:, None])  # (n, n)
-    return Group(name, tuple(rungs), int(signs.sum()) // 2)
+    groups = tuple(Group.of(" ".join(name), rungs) for name, rungs in shared.items())
+    return Losses(groups, tuple(map(key_name, searched)))

@@ -21,7 +21,7 @@ class ModePanels:
 
 
 def mode_panels(records: Records) -> ModePanels | None:
-    """None for a task without named modes, and before a setting has succeeded."""
+    """None for a task without named modes, before a setting has succeeded, and where nothing was varied."""
     task = records.task
     if not task.modes:
         return None
@@ -34,4 +34,5 @@ def mode_panels(records: Records) -> ModePanels | None:
             continue
         found = measure_modes(task, success, rows.column("route").to_pylist(), rows.column("train_seed").to_numpy())
         numbers.append((trial, tuple(map(Estimate.of, found))))
-    return ModePanels(panels_of(records, numbers), task.mode_entropy, without) if numbers else None
+    found = panels_of(records, numbers)
+    return ModePanels(found, task.mode_entropy, without) if found else None

@@ -135,7 +135,7 @@ def episodes_of(table: pa.Table, protocol: Protocol, digests: Sequence[str], spl
     Equal policies (with one bin, gamma is idle) have equal digests, and share their rows.
     """
     rows = table.filter(
-        pc.field("policy_digest").isin(list(digests))
+        pc.field("policy_digest").isin(pa.array(digests, pa.string()))
         & (pc.field("split") == split.value)
         & (pc.field("protocol_digest") == protocol.digest)
         & (pc.field("index") < count)

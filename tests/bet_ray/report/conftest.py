@@ -32,6 +32,7 @@ from bet_ray.worker import Job
 
 TASK = tasks.get("pointmass2")
 TUNE_EPISODES, REPORT_EPISODES = 40, 50
+TRAIN_SECONDS, EPISODE_SECONDS = 1.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,15 @@ class SmallSweep:
         return self.record(full, Status.DONE, [rung])
 
     def record(
-        self, setting: Mapping[str, Any], status: Status, rungs: list[Rung], error: str | None = None
+        self, setting: Mapping[str, Any], status: Status, rungs: list[Rung], error: str | None = None, **more: Any
     ) -> TrialRecord:
         trial = TrialRecord(
             trial=trial_id(self.sweep.config(setting)),
             setting=dict(setting),
             status=status,
             rungs=rungs,
-            train_seconds=1.0,
             error=error,
+            **{"train_seconds": TRAIN_SECONDS, **more},
         )
         write_text(self.run / "policies" / trial.trial / TRIAL_JSON, trial.model_dump_json())
         return trial
@@ -107,7 +108,8 @@ class SmallSweep:
         table = episodes_table(task, job.source, results)
         paths = trajectories_table(task, job.source, results, policy.bin_centers) if split is Split.REPORT else None
         ledger = Ledger(self.run, task)
-        ledger.append(table, execution_table([]), paths)
+        node = job.source.key | {"node": "node", "actor": "actor", "wall_seconds": EPISODE_SECONDS, "attempts": 1}
+        ledger.append(table, execution_table([node | {"index": index} for index in range(count)]), paths)
         return ledger.of(job.source)
 
 
