@@ -36,7 +36,7 @@ def test_the_bins_are_the_winners_and_their_use_is_counted_in_its_fresh_episodes
     assert found.used.sum() == pytest.approx(1)
     assert found.unused == (found.used == 0).sum()
     figure = bins_figure(found.view, found.density, found.bins, found.used)
-    assert sum(trace.type == "bar" for trace in figure.data) == 1
+    assert len(list(figure.select_traces({"type": "bar"}))) == 1
 
 
 def test_there_is_no_codebook_without_the_demonstrations_or_with_others(run: Path) -> None:

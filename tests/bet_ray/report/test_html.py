@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
@@ -82,9 +83,14 @@ def test_costs_and_times_are_shown_where_they_are_on_record(new_sweep: NewSweep)
     small = new_sweep(space={"bins": [3, 4, 5]})
     done = small.train({"codebook.bins": 3})
     began = datetime(2026, 1, 1, tzinfo=UTC)
-    times = {"began": began, "ended": began + timedelta(seconds=9), "train_seconds": 9.0, "act_seconds": 0.002}
+    times: dict[str, Any] = {
+        "began": began,
+        "ended": began + timedelta(seconds=9),
+        "train_seconds": 9.0,
+        "act_seconds": 0.002,
+    }
     small.record(done.setting, Status.DONE, done.rungs, **times)
-    small.record({"codebook.bins": 4}, Status.STOPPED, done.rungs, **times | {"train_seconds": 3.0})
+    small.record({"codebook.bins": 4}, Status.STOPPED, done.rungs, None, **times | {"train_seconds": 3.0})
     small.record({"codebook.bins": 5}, Status.ERROR, [], "no such luck", **times)
     small.end_search()
     found = page_of(small.run)

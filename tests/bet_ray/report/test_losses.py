@@ -47,7 +47,7 @@ def test_losses_compare_only_between_settings_that_share_what_they_sum_up(finish
     assert (found.tau, found.pairs) == (1, 12)
     assert found.verdict is Verdict.MUCH_ALIKE
     assert found.groups[1].best.primary.value == pytest.approx(0.8)
-    assert len(losses_figure(found, "success").data) == 2
+    assert len(list(losses_figure(found, "success").select_traces())) == 2
 
 
 @pytest.mark.parametrize(

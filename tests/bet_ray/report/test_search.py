@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import pytest
 from optuna.trial import TrialState
 
@@ -83,10 +82,10 @@ def test_keys_that_only_some_trials_have_are_drawn_but_have_no_importance(search
     assert view.conditional == ("loss.offset_scale",)
     assert view.keys[-1] == "loss.offset_scale"
     (slices,) = search_figures.slice_figures(view, "success")
-    dots = [len(trace.x) for trace in slices.data if isinstance(trace, go.Scatter)]
-    assert sorted(dots) == [9, 12, 12]
-    contours = [trace for trace in search_figures.contour_figure(view, "success").data if isinstance(trace, go.Contour)]
-    assert len(contours) == 3
+    traces: list[Any] = list(slices.select_traces({"type": "scatter"}))
+    assert sorted(len(trace.x) for trace in traces) == [9, 12, 12]
+    contours = search_figures.contour_figure(view, "success")
+    assert len(list(contours.select_traces({"type": "contour"}))) == 3
     search_figures.parallel_figure(view, "success")
     bars: list[Any] = list(search_figures.timeline_figure(view.study).select_traces())
     assert {bar.name: len(bar.y) for bar in bars} == {"done": 12, "stopped early": 1, "error": 1}
