@@ -98,6 +98,28 @@ def measure(
     return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates, times, begun)
 
 
+def measure_modes(
+    task: SimulatedTask, success: NDArray[np.bool_], routes: Sequence[str], train_seeds: NDArray[np.int64]
+) -> tuple[Interval, Interval]:
+    """Coverage and entropy (nats) of the modes that successes take; columns (n,) of episodes, one success at least.
+
+    A training seed without any success has no part in them.
+    """
+    codes, train_seeds = _codes(task, success, routes)[success] - 1, train_seeds[success]
+    seeds, shares = np.unique(train_seeds), list(task.modes.values())
+    counts = np.zeros((len(seeds), len(shares)), np.int64)
+    np.add.at(counts, (np.searchsorted(seeds, train_seeds), codes), 1)
+
+    def interval(statistic: Statistic, bounds: tuple[int, int]) -> Interval:
+        pooled = counts_interval(counts.sum(axis=0), statistic, bounds=bounds)
+        return clustered(statistic(counts.astype(np.float64)), pooled, bounds) if len(seeds) > 1 else pooled
+
+    most = int(np.ceil(np.log(len(shares))))
+    return interval(lambda taken: mode_coverage(taken, shares), (0, 1)), interval(
+        lambda taken: entropy(taken, axis=-1), (0, most)
+    )
+
+
 def measure_trajectories(task: SimulatedTask, trajectories: Sequence[Trajectory]) -> Measurement:
     """Measure episodes of one origin by their steps."""
     outcomes = [vars(task.outcome(trajectory)) for trajectory in trajectories]

@@ -15,6 +15,7 @@ from bet.errors import UsageError
 from bet.files import replacing
 
 MANIFEST = "manifest.json"
+SWEEP_YAML = "sweep.yaml"  # the sweep as it was resolved: what repeats it
 WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
 EVALUATIONS, CERTIFICATE = "evaluations", "certificate"  # keys that are added after a run began
 LOCK = ".lock"
@@ -81,8 +82,9 @@ def _added(run: Path) -> dict[str, Any]:
 
 
 def holds_a_run(run: Path) -> bool:
-    """Whether there is anything to lose or continue; a manifest (and a tracker) alone is of a run that never began."""
-    return run.exists() and any(path.name not in (MANIFEST, WANDB, TENSORBOARD, LOCK) for path in run.iterdir())
+    """Whether there is anything to lose or continue; what is written first, alone, is of a run that never began."""
+    first = (MANIFEST, SWEEP_YAML, WANDB, TENSORBOARD, LOCK)
+    return run.exists() and any(path.name not in first for path in run.iterdir())
 
 
 def earlier_manifest(run: Path, resume: bool) -> dict[str, Any] | None:

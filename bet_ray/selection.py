@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 
 from bet import tasks
@@ -35,6 +34,9 @@ log = logging.getLogger(__name__)
 
 RACE_JSON = "race.json"
 ALPHA = 0.05
+
+RollOut = Callable[[Sequence[Job], int], list[pa.Table]]
+"""Episodes 0..n-1 of each job, by index; recorded ones are not run again."""
 
 OnTrials = Callable[[list[TrialRecord]], None]
 """Called with all trials, best first, whenever one has news."""
@@ -79,8 +81,8 @@ def read_race(run: Path) -> RaceRecord | None:
 class Contest:
     """The settings of a search that is over."""
 
-    def __init__(self, sweep: Sweep, run: Path, service: Any, on_trials: OnTrials | None) -> None:
-        self._sweep, self._run, self._service, self._on_trials = sweep, run, service, on_trials
+    def __init__(self, sweep: Sweep, run: Path, roll_out: RollOut, on_trials: OnTrials | None = None) -> None:
+        self._sweep, self._run, self._roll_out, self._on_trials = sweep, run, roll_out, on_trials
         self._task = tasks.simulated(sweep.task)
         self._jobs: dict[tuple[str, Split], list[Job]] = {}
         self.reports: dict[str, Measurement] = {}
@@ -107,14 +109,15 @@ class Contest:
 
     def _evaluate(self, contenders: Sequence[tuple[TrialRecord, Rung]], split: Split, episodes: int) -> list[pa.Table]:
         """Episodes 0..episodes-1 of the policies of each, by training seed and index."""
-        asked = []
+        asked: list[Job] = []
         for trial, rung in contenders:
             known = trial.trial, split
             if known not in self._jobs:
                 policies = [Policy.load(self._run / "policies" / name) for name in trial.policies(rung)]
                 self._jobs[known] = [policy_job(policy, split) for policy in policies]
-            asked.append([self._service.evaluate.remote(job, episodes) for job in self._jobs[known]])
-        return [pa.concat_tables(ray.get(tables)) for tables in asked]
+            asked += self._jobs[known]
+        tables = iter(self._roll_out(asked, episodes))
+        return [pa.concat_tables([next(tables) for _ in self._jobs[trial.trial, split]]) for trial, _ in contenders]
 
     def _race(self, contenders: Sequence[tuple[TrialRecord, Rung]]) -> Standing | None:
         """None where the budget does not reach for one round."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -43,6 +44,9 @@ from bet.config import (
     validation_message,
 )
 from bet_ray.values import setting_text
+
+LOSS_KEYS = frozenset({"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize", "model.offsets"})
+"""Losses compare only between settings that share these: what is summed, its unit, and the bins to tell apart."""
 
 
 class Search(StrEnum):
@@ -315,7 +319,7 @@ class Sweep(Frozen):
             raise ValueError(
                 f"trials: {self.trials} is fewer than the {whose}'s {self.trial_count} settings; drop it{instead}"
             )
-        incomparable = {"loss.gamma", "loss.offset_scale", "codebook.bins", "data.normalize"} & set(self.searched)
+        incomparable = LOSS_KEYS & set(self.searched)
         if self.objective is Objective.VAL_LOSS and incomparable:
             raise ValueError(f"objective: losses of different {sorted(incomparable)[0]} do not compare; use primary")
         if self.scheduler is Scheduler.ASHA and "train.epochs" in self.searched:
@@ -443,6 +447,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """
     tree = load_yaml(path)
     return _validated(tree, overrides, str(path))
+
+
+def sweep_yaml(sweep: Sweep) -> str:
+    """The sweep as it was resolved: a sweep file that `load_sweep` reads as an equal one, but for how it is tracked."""
+    return yaml.safe_dump(sweep.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
 
 
 def parse_sweep(tree: Mapping[str, Any], source: str) -> Sweep:

@@ -172,6 +172,12 @@ def train(
     return best
 
 
+def kept_digest(directory: Path) -> str | None:
+    """What a policy directory says it holds, without opening the weights; None where there is none."""
+    kept = directory / POLICY_JSON
+    return json.loads(kept.read_text())["policy_digest"] if kept.exists() else None
+
+
 def write_history(run: Path, rungs: dict[tuple[str, int, int], tuple[float, float]] | None = None) -> None:
     """Gather `history.parquet` from the trainings of a run.
 
@@ -183,8 +189,7 @@ def write_history(run: Path, rungs: dict[tuple[str, int, int], tuple[float, floa
         trial, seed = file.parts[-3], int(file.parts[-2])
         for epoch in json.loads(file.read_text()):
             primary, success = rungs.get((trial, seed, epoch["epoch"]), (None, None))
-            kept = file.parent / str(epoch["epoch"]) / POLICY_JSON
-            digest = json.loads(kept.read_text())["policy_digest"] if kept.exists() else None
+            digest = kept_digest(file.parent / str(epoch["epoch"]))
             row = {"trial": trial, "train_seed": seed, "policy_digest": digest}
             rows.append(epoch | row | {"primary": primary, "success_rate": success})
     write_table(pa.Table.from_pylist(rows, schema=HISTORY), run / "history.parquet")

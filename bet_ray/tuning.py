@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray import tune
@@ -25,16 +26,17 @@ from bet import tasks
 from bet.config import ConfigError
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
-from bet_ray.manifest import MANIFEST, earlier_manifest, write_manifest
+from bet_ray.manifest import MANIFEST, SWEEP_YAML, earlier_manifest, write_manifest, write_text
 from bet_ray.selection import Contest, OnTrials
 from bet_ray.service import RolloutService
 from bet_ray.session import last_line, session
 from bet_ray.study import Proposals
-from bet_ray.sweep import Scheduler, Sweep, parse_sweep
+from bet_ray.sweep import Scheduler, Sweep, parse_sweep, sweep_yaml
 from bet_ray.tracking import Kind, interval_numbers, tracking
 from bet_ray.trainable import Context, judge, rung_numbers
 from bet_ray.training import set_best, trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_record, read_trials, write_record, write_trials
+from bet_ray.worker import Job
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +113,15 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
         try:
             _search(Context(sweep, run, shared, service, shares.seeds_at_once), shares, on_trials)
             trials = read_trials(run, sweep.objective)
+            write_trials(run, sweep, trials)
             if not any(trial.rungs for trial in trials):
-                write_trials(run, sweep, trials)
                 errors = sorted({trial.error for trial in trials if trial.error})
                 raise FailedRunError(f"no trial succeeded: {errors[0] if errors else 'see the logs of Ray'}")
-            contest = Contest(sweep, run, service, on_trials)
+
+            def roll_out(jobs: Sequence[Job], episodes: int) -> list[pa.Table]:
+                return ray.get([service.evaluate.remote(job, episodes) for job in jobs])
+
+            contest = Contest(sweep, run, roll_out, on_trials)
             trials = contest.decide()
             write_trials(run, sweep, trials)
             winner = trials[0]
@@ -153,6 +159,7 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
     protocol = tasks.simulated(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
     asked = sweep.model_dump(mode="json")
     write_manifest(run, "sweep", sweep.task, {"sweep": asked, "protocol": protocol, "dataset_digest": dataset_digest})
+    write_text(run / SWEEP_YAML, sweep_yaml(sweep))
 
 
 def _search(context: Context, shares: Shares, on_trials: OnTrials | None) -> None:

@@ -6,6 +6,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from bet.metrics import NO_ROUTE
+from bet_ray.values import Estimate
 
 INK, MIDDLE, FAINT, GRID = "#222222", "#5b6770", "#8a8f94", "#e9ebed"
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
@@ -26,6 +27,17 @@ def plain(text: str) -> str:
     return escape(text, quote=False)
 
 
+def error_bars(numbers: Sequence[Estimate], colour: str, width: int = 3) -> dict:
+    """The intervals of numbers, as traces take them."""
+    return {
+        "array": [number.high - number.value for number in numbers],
+        "arrayminus": [number.value - number.low for number in numbers],
+        "color": colour,
+        "thickness": 1.2,
+        "width": width,
+    }
+
+
 def styled(figure: go.Figure, height: int, top: int = 12, right: int = 16, bottom: int | None = None) -> go.Figure:
     """The figure in the pages' style; the sizes are pixels."""
     figure.update_layout(
@@ -39,12 +51,9 @@ def styled(figure: go.Figure, height: int, top: int = 12, right: int = 16, botto
         hoverlabel={"bgcolor": "#ffffff", "font": {"color": INK}},
     )
     figure.update_layout(margin={"b": bottom or (84 if _has_legend(figure.data) else 48)})
-    figure.update_xaxes(
-        gridcolor=GRID, zeroline=False, showline=True, linecolor=FAINT, ticks="outside", tickcolor=FAINT
-    )
-    figure.update_yaxes(
-        gridcolor=GRID, zeroline=False, showline=True, linecolor=FAINT, ticks="outside", tickcolor=FAINT
-    )
+    axis = {"gridcolor": GRID, "zeroline": False, "showline": True, "linecolor": FAINT, "exponentformat": "power"}
+    figure.update_xaxes(axis, ticks="outside", tickcolor=FAINT)
+    figure.update_yaxes(axis, ticks="outside", tickcolor=FAINT)
     return figure
 
 

@@ -17,9 +17,9 @@ from bet.measure import Measurement
 from bet.training import Epoch
 from bet_ray.evaluation import measurement
 from bet_ray.manifest import RunError
-from bet_ray.report.records import Records
+from bet_ray.report.records import Records, Winner
 from bet_ray.sweep import Range
-from bet_ray.trials import Rivals, Rung, Status, TrialRecord, rivals
+from bet_ray.trials import Rivals, Status, TrialRecord, rivals
 from bet_ray.values import Estimate, key_name, setting_text, spelled
 
 MOST_CATEGORIES = 8  # values a key may have and still get a column for each
@@ -80,15 +80,21 @@ def answer(records: Records) -> Answer:
         chosen=Estimate(*winner.rung.primary) if winner else None,
         chosen_success=Estimate(*winner.rung.success) if winner else None,
         chosen_episodes=winner.rung.episodes if winner else 0,
-        measured=measurement(records.task, winner.rows) if winner and stage is Stage.MEASURED else None,
+        measured=_measured(records, winner) if winner and stage is Stage.MEASURED else None,
         fresh=winner.rows.num_rows if winner else 0,
         promised=winner.promised if winner else 0,
         rivals=rivals(records.trials),
         done=done,
         failed=failed,
-        under_way=0 if records.search_over else records.started - done - failed,
+        under_way=0 if records.search_over else records.started - done - failed - statuses.count(Status.STOPPED),
         total=records.sweep.trial_count,
     )
+
+
+def _measured(records: Records, winner: Winner) -> Measurement:
+    """With intervals that hold for all finalists at once, as in the leaderboard."""
+    report = winner.trial.report
+    return measurement(records.task, winner.rows, report.confidence if report else 0.95)
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,23 @@ class Row:
     train_seconds: float
     status: str
     error: str | None
+    tied: bool
+    """Whether it is not known to be worse than the winner."""
+    race: Estimate | None
+    """On fresh episodes of `tune`."""
+    race_episodes: int | None
+    report: Estimate | None
+
+    @property
+    def shrinkage(self) -> float | None:
+        """By which the number that it was chosen by is above the one measured."""
+        chosen = self.race or self.primary
+        return chosen.value - self.report.value if chosen and self.report else None
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All numbers are of `tune`."""
+    """Numbers are of `tune`, but for those of finalists on `report`."""
 
     keys: tuple[str, ...]
     """Swept keys without their section, where that is clear."""
@@ -121,6 +139,15 @@ class Leaderboard:
     episodes: int | None
     """How many judged each trial; None where that differs."""
     rows: tuple[Row, ...]
+
+    @property
+    def raced(self) -> bool:
+        return any(row.race for row in self.rows)
+
+    @property
+    def finalists(self) -> int:
+        """Settings that were measured on `report`."""
+        return sum(row.report is not None for row in self.rows)
 
 
 def leaderboard(records: Records) -> Leaderboard:
@@ -132,15 +159,19 @@ def leaderboard(records: Records) -> Leaderboard:
             Row(
                 place=place if rung else None,
                 trial=trial.trial,
-                values=tuple(spelled(trial.setting.get(key)) for key in varied),
+                values=tuple(spelled(trial.setting[key]) if key in trial.setting else "" for key in varied),
                 primary=Estimate(*rung.primary) if rung else None,
                 success=Estimate(*rung.success) if rung else None,
                 episodes=rung.episodes if rung else None,
                 epoch=rung.epoch if rung else None,
                 val_loss=rung.val_loss if rung else None,
                 train_seconds=trial.train_seconds,
-                status=_status(trial, records.search_over),
+                status=_status(records.status(trial)),
                 error=trial.error,
+                tied=bool(trial.tied),
+                race=Estimate(*trial.race.primary) if trial.race else None,
+                race_episodes=trial.race.episodes if trial.race else None,
+                report=Estimate(*trial.report.primary) if trial.report else None,
             )
         )
     counts = {row.episodes for row in rows if row.episodes is not None}
@@ -149,9 +180,8 @@ def leaderboard(records: Records) -> Leaderboard:
     return Leaderboard(tuple(keys), fixed, counts.pop() if len(counts) == 1 else None, tuple(rows))
 
 
-def _status(trial: TrialRecord, search_over: bool) -> str:
-    # A trial that its scheduler stopped, or that was killed, never got to write that it is over.
-    return "stopped early" if trial.status is Status.RUNNING and search_over else trial.status.value
+def _status(status: Status) -> str:
+    return "stopped early" if status is Status.STOPPED else status.value
 
 
 class Axis(StrEnum):
@@ -168,8 +198,7 @@ class Dot:
 
     x: float
     """The value, or on a category axis its column and a step aside."""
-    primary: Estimate
-    success: Estimate
+    numbers: tuple[Estimate, ...]
     hover: str
     winner: bool
 
@@ -179,13 +208,12 @@ class Mean:
     """Over the trials that share a value."""
 
     x: float
-    primary: float
-    success: float
+    numbers: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The primary metric and the success rate against one question."""
+    """Numbers of the trials against one question."""
 
     title: str
     axis: Axis
@@ -206,6 +234,10 @@ class Question:
     """In lines, to stand below a column."""
     key: str | None = None
     """None of listed settings."""
+
+    def asks(self, trial: TrialRecord) -> bool:
+        """Whether it is a question for a trial: a key may be there with some values of another one only."""
+        return self.key is None or self.key in trial.setting
 
     def answer(self, value: Any) -> str:
         """`bins=64`, or the listed setting."""
@@ -233,37 +265,47 @@ def questions(records: Records) -> list[Question]:
 
 
 def _value(key: str, trial: TrialRecord) -> Any:
-    return trial.setting.get(key)
+    return trial.setting[key]
+
+
+Numbers = Sequence[tuple[TrialRecord, tuple[Estimate, ...]]]
+"""Of some trials, as many of each."""
 
 
 def panels(records: Records) -> tuple[Panel, ...]:
-    judged = _judged(records)
-    return tuple(_panel(records, question, judged) for question in questions(records)) if judged else ()
+    """The primary metric and the success rate."""
+    scores = [(trial, (Estimate(*rung.primary), Estimate(*rung.success))) for trial, rung in records.judged()]
+    return panels_of(records, scores)
 
 
-def _panel(records: Records, question: Question, judged: Sequence[tuple[TrialRecord, Rung]]) -> Panel:
-    values, axis = _distinct([question.value(trial) for trial, _ in judged]), question.axis
+def panels_of(records: Records, numbers: Numbers) -> tuple[Panel, ...]:
+    """A panel for each question that is one for any of the trials."""
+    asked = [(question, [pair for pair in numbers if question.asks(pair[0])]) for question in questions(records)]
+    return tuple(_panel(records, question, some) for question, some in asked if some)
+
+
+def _panel(records: Records, question: Question, numbers: Numbers) -> Panel:
+    values, axis = _distinct([question.value(trial) for trial, _ in numbers]), question.axis
     dots, means = [], []
     for column, value in enumerate(values):
         here = sorted(
-            ((trial, rung) for trial, rung in judged if question.value(trial) == value),
-            key=lambda pair: pair[1].primary,
+            ((trial, scores) for trial, scores in numbers if question.value(trial) == value),
+            key=lambda pair: pair[1],
         )
         center = float(column if axis is Axis.CATEGORY else value)
         aside = np.linspace(-0.3, 0.3, len(here)) if len(here) > 1 else np.zeros(1)
-        for offset, (trial, rung) in zip(aside, here, strict=True):
+        for offset, (trial, scores) in zip(aside, here, strict=True):
             dots.append(
                 Dot(
                     x=center + float(offset) if axis is Axis.CATEGORY else center,
-                    primary=Estimate(*rung.primary),
-                    success=Estimate(*rung.success),
+                    numbers=scores,
                     hover=f"{question.answer(value)}, {setting_text(trial.setting, question.key)}",
-                    winner=records.winner is not None and trial.trial == records.winner.trial.trial,
+                    winner=records.is_winner(trial),
                 )
             )
         if len(here) > 1:
-            mean = [float(np.mean([scores[0] for scores in each])) for each in _scores(here)]
-            means.append(Mean(center, *mean))
+            each = zip(*(scores for _, scores in here), strict=True)
+            means.append(Mean(center, tuple(float(np.mean([score.value for score in scores])) for scores in each)))
     return Panel(question.title, axis, tuple(map(question.label, values)), tuple(dots), tuple(means))
 
 
@@ -275,10 +317,6 @@ def _axis(space: list[Any] | Range) -> Axis:
         return Axis.LOG if space.log else Axis.LINEAR
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in space)
     return Axis.LINEAR if numeric and len(space) > MOST_CATEGORIES else Axis.CATEGORY
-
-
-def _scores(pairs: Sequence[tuple[TrialRecord, Rung]]) -> tuple[list[tuple], list[tuple]]:
-    return [rung.primary for _, rung in pairs], [rung.success for _, rung in pairs]
 
 
 @dataclass(frozen=True)
@@ -319,7 +357,7 @@ def curves(records: Records) -> Curves:
                 group=question.answer(question.value(trial)) if question else "",
                 epochs=tuple(epochs),
                 rungs=tuple((rung.epoch, Estimate(*rung.primary)) for rung in rungs),
-                winner=records.winner is not None and name == records.winner.trial.trial,
+                winner=records.is_winner(trial),
             )
         )
     if question is None:
@@ -329,7 +367,7 @@ def curves(records: Records) -> Curves:
 
 
 def _coloured_by(records: Records) -> Question | None:
-    judged = _judged(records)
+    judged = records.judged()
 
     def spread(question: Question) -> float:
         groups = [
@@ -342,14 +380,10 @@ def _coloured_by(records: Records) -> Question | None:
         question
         for question in questions(records)
         if question.axis is Axis.CATEGORY
+        and all(map(question.asks, records.trials))
         and len(_distinct([question.value(trial) for trial in records.trials])) <= MOST_COLOURS
     ]
     return max(few, key=spread, default=None)
-
-
-def _judged(records: Records) -> list[tuple[TrialRecord, Rung]]:
-    """Trials with a result, and the rung that counts."""
-    return [(trial, rung) for trial in records.trials if (rung := trial.best(records.sweep.objective))]
 
 
 def _varied(records: Records) -> tuple[list[str], tuple[str, ...]]:

@@ -1,13 +1,12 @@
 """Plotly figures of the computed dataclasses. Nothing is computed here but where things go. The winner is vermilion."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from textwrap import wrap
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from optuna.visualization import plot_optimization_history, plot_parallel_coordinate
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from bet.envs.pointmass import TARGET_RADIUS
@@ -16,7 +15,6 @@ from bet.metrics import FAILED, route_name
 from bet_ray.page.style import (
     BLUE,
     FAINT,
-    FONT,
     GRID,
     GROUPS,
     INK,
@@ -24,15 +22,14 @@ from bet_ray.page.style import (
     SMALL,
     VEIL,
     VERMILION,
+    error_bars,
     plain,
     route_colour,
     styled,
 )
-from bet_ray.published import Published
 from bet_ray.report.compute import Axis, Curve, Curves, Dot, Panel
+from bet_ray.report.losses import Losses
 from bet_ray.report.routes import Origin, Paths, Routes
-from bet_ray.report.search import SearchView
-from bet_ray.values import Estimate
 
 ORIGINS = {  # colour and hatching; apart in lightness too
     Origin.DEMONSTRATED: ("#c9ced3", ""),
@@ -40,19 +37,31 @@ ORIGINS = {  # colour and hatching; apart in lightness too
     Origin.ONE_BIN: (MIDDLE, "/"),
 }
 PANELS_A_ROW = 3
+WIDE = 8  # from this ratio of the largest to the least, an axis is logarithmic
 LETTERS, FEWEST_LETTERS = 110, 14  # of the labels below a row of panels, and of one of them
-SCALE = "Viridis_r"  # of an objective: dark is high
 
 
-def setting_figures(panels: Sequence[Panel], metric: str, published: Sequence[Published]) -> list[go.Figure]:
-    """The primary metric (upper row) and the success rate (lower row), a column for each key."""
+@dataclass(frozen=True)
+class Scale:
+    """What a row of panels shows, from 0."""
+
+    title: str
+    landmarks: Sequence[float] = ()
+    landmark: str = ""
+    """What those are."""
+    most: float = 1.0
+    """That the numbers can be."""
+
+
+def setting_figures(panels: Sequence[Panel], scales: Sequence[Scale]) -> list[go.Figure]:
+    """A row for each of the dots' numbers, a column for each question."""
     starts = range(0, len(panels), PANELS_A_ROW)
-    return [_setting_figure(panels[start : start + PANELS_A_ROW], metric, published) for start in starts]
+    return [_setting_figure(panels[start : start + PANELS_A_ROW], scales) for start in starts]
 
 
-def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Published]) -> go.Figure:
+def _setting_figure(panels: Sequence[Panel], scales: Sequence[Scale]) -> go.Figure:
     figure = make_subplots(
-        rows=2,
+        rows=len(scales),
         cols=len(panels),
         column_titles=[plain(panel.title) for panel in panels],
         shared_xaxes=True,
@@ -61,7 +70,8 @@ def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Pu
         vertical_spacing=0.07,
     )
     for column, panel in enumerate(panels, start=1):
-        for row, which in ((1, 0), (2, 1)):
+        for which in range(len(scales)):
+            row = which + 1
             for is_winner, colour, name in ((False, BLUE, "a setting"), (True, VERMILION, "the winner")):
                 dots = [dot for dot in panel.dots if dot.winner is is_winner]
                 figure.add_trace(
@@ -83,27 +93,27 @@ def _setting_figure(panels: Sequence[Panel], metric: str, published: Sequence[Pu
                 figure.add_vline(left + 0.5, line={"color": GRID, "width": 1}, layer="below", col=column)  # pyright: ignore[reportArgumentType]
         else:
             figure.update_xaxes(**_numeric_axis(panel), col=column)
-    tops = [[getattr(dot, name).high for panel in panels for dot in panel.dots] for name in ("primary", "success")]
-    tops[0] += [line.value for line in published]
-    for row, (title, highs) in enumerate(zip((metric, "success rate"), tops, strict=True), start=1):
-        top = min(max(highs) * 1.08, 1.03)
+    for row, scale in enumerate(scales, start=1):
+        highs = [dot.numbers[row - 1].high for panel in panels for dot in panel.dots]
+        top = min(max([*highs, *scale.landmarks]) * 1.08, 1.03 * scale.most)
         figure.update_yaxes(range=[-0.02 * top, top], nticks=7, row=row)
-        figure.update_yaxes(title={"text": plain(title), "font": {"size": 12}}, row=row, col=1)
-    for line in published:
-        figure.add_hline(line.value, line={"color": FAINT, "dash": "dash", "width": 1}, row=1)  # pyright: ignore[reportArgumentType]
-        figure.add_annotation(
-            x=1.0,
-            xref="paper",
-            xanchor="left",
-            xshift=6,
-            y=line.value,
-            yref="y",
-            text=f"{line.value:.2f} published",
-            showarrow=False,
-            font={"size": 11, "color": FAINT},
-        )
+        figure.update_yaxes(title={"text": plain(scale.title), "font": {"size": 12}}, row=row, col=1)
+        for value in scale.landmarks:
+            figure.add_hline(value, line={"color": FAINT, "dash": "dash", "width": 1}, row=row)  # pyright: ignore[reportArgumentType]
+            figure.add_annotation(
+                x=1.0,
+                xref="paper",
+                xanchor="left",
+                xshift=6,
+                y=value,
+                yref=f"y{(row - 1) * len(panels) + 1}",  # of the row's first panel
+                text=f"{value:.2f} {scale.landmark}",
+                showarrow=False,
+                font={"size": 11, "color": FAINT},
+            )
     more = 16 * max(label.count("\n") for panel in panels for label in panel.labels)
-    return styled(figure, height=480 + more, top=34, right=96 if published else 16, bottom=84 + more)
+    right = 128 if any(scale.landmarks for scale in scales) else 16
+    return styled(figure, height=480 + more, top=34, right=right, bottom=84 + more)
 
 
 def _numeric_axis(panel: Panel) -> dict:
@@ -121,11 +131,11 @@ def _brief(label: str, room: int) -> str:
 
 
 def _dots(dots: Sequence[Dot], which: int, colour: str, name: str, *, show_legend: bool) -> go.Scatter:
-    numbers: list[Estimate] = [(dot.primary, dot.success)[which] for dot in dots]
+    numbers = [dot.numbers[which] for dot in dots]
     return go.Scatter(
         x=[dot.x for dot in dots],
         y=[number.value for number in numbers],
-        error_y=_error_bars(numbers, colour),
+        error_y=error_bars(numbers, colour),
         mode="markers",
         marker={"color": colour, "size": 7},
         name=f"{name}, 95% interval",
@@ -138,7 +148,7 @@ def _dots(dots: Sequence[Dot], which: int, colour: str, name: str, *, show_legen
 
 def _means(panel: Panel, which: int, *, show_legend: bool) -> go.Scatter:
     reach = 0.4 if panel.axis is Axis.CATEGORY else 0.0
-    means = [(mean.x, (mean.primary, mean.success)[which]) for mean in panel.means]
+    means = [(mean.x, mean.numbers[which]) for mean in panel.means]
     flat = panel.axis is Axis.CATEGORY
     return go.Scatter(
         x=[x for center, _ in means for x in (center - reach, center + reach, None)],
@@ -152,16 +162,6 @@ def _means(panel: Panel, which: int, *, show_legend: bool) -> go.Scatter:
         hovertext=[f"mean {mean:.3f}" for _, mean in means for _ in range(3)],
         hoverinfo="text",
     )
-
-
-def _error_bars(numbers: Sequence[Estimate], colour: str, width: int = 3) -> dict:
-    return {
-        "array": [number.high - number.value for number in numbers],
-        "arrayminus": [number.value - number.low for number in numbers],
-        "color": colour,
-        "thickness": 1.2,
-        "width": width,
-    }
 
 
 def curves_figure(curves: Curves, metric: str) -> go.Figure:
@@ -219,7 +219,7 @@ def _rungs(curve: Curve, colour: str) -> go.Scatter:
     return go.Scatter(
         x=[epoch for epoch, _ in curve.rungs],
         y=[number.value for number in numbers],
-        error_y=_error_bars(numbers, colour, width=2),
+        error_y=error_bars(numbers, colour, width=2),
         mode="lines+markers",
         line={"color": colour, "width": 3 if curve.winner else 1.2},
         marker={"color": colour, "size": 9 if curve.winner else 6, "symbol": "diamond" if curve.winner else "circle"},
@@ -229,6 +229,38 @@ def _rungs(curve: Curve, colour: str) -> go.Scatter:
         hovertext=[f"{number:.3f}<br>{plain(curve.setting)}" for number in numbers],
         hoverinfo="text",
     )
+
+
+def losses_figure(losses: Losses, metric: str) -> go.Figure:
+    """The primary metric against the validation loss, a dot for each rung."""
+    figure = go.Figure()
+    coloured = len(losses.groups) <= len(GROUPS)
+    for place, group in enumerate(losses.groups):
+        numbers = [rung.primary for rung in group.rungs]
+        colour = GROUPS[place] if coloured else FAINT
+        figure.add_trace(
+            go.Scatter(
+                x=[rung.val_loss for rung in group.rungs],
+                y=[number.value for number in numbers],
+                error_y=error_bars(numbers, colour) | {"thickness": 0.8, "width": 0},
+                mode="markers",
+                marker={"color": colour, "size": 7, "opacity": 0.85},
+                name=plain(group.name),
+                showlegend=coloured and len(losses.groups) > 1,
+                hovertext=[
+                    f"{rung.primary:.3f}, val_loss {rung.val_loss:.4g}, epoch {rung.epoch}<br>{plain(rung.setting)}"
+                    for rung in group.rungs
+                ],
+                hoverinfo="text",
+            )
+        )
+    ends = [rung.val_loss for group in losses.groups for rung in group.rungs]
+    log = min(ends) > 0 and max(ends) / min(ends) > WIDE
+    figure.update_xaxes(title_text="validation loss", type="log" if log else "linear", title_standoff=8)
+    if log:
+        figure.update_xaxes(dtick="D2" if max(ends) / min(ends) < 100 else 1)
+    figure.update_yaxes(title_text=f"{plain(metric)} (tune)", rangemode="tozero")
+    return styled(figure, height=340)
 
 
 def paths_figure(routes: Routes) -> go.Figure:
@@ -332,7 +364,7 @@ def shares_figure(routes: Routes) -> go.Figure:
             go.Bar(
                 x=[plain(route_name(label)) for label in routes.labels],
                 y=[number.value for number in numbers],
-                error_y=_error_bars(numbers, INK) | {"visible": any(n.high > n.low for n in numbers)},
+                error_y=error_bars(numbers, INK) | {"visible": any(n.high > n.low for n in numbers)},
                 marker={
                     "color": colour,
                     "pattern": {"shape": pattern, "bgcolor": colour, "fgcolor": "#ffffff", "size": 6},
@@ -372,44 +404,3 @@ def coverage_figure(best: Sequence[float]) -> go.Figure:
     figure.update_xaxes(title_text="best coverage in the episode", range=[0, 1])
     figure.update_yaxes(title_text="episodes", tickformat="d")
     return styled(figure, height=280, top=26)
-
-
-def importances_figure(view: SearchView) -> go.Figure:
-    shares = dict(reversed(view.importances.items()))
-    figure = go.Figure(
-        go.Bar(
-            x=list(shares.values()),
-            y=[plain(key) for key in shares],
-            orientation="h",
-            marker={"color": BLUE},
-            text=[f"{share:.2f}" for share in shares.values()],
-            textposition="outside",
-            cliponaxis=False,
-            hoverinfo="skip",
-        )
-    )
-    figure.update_xaxes(title_text="share of the objective's variance between settings", range=[0, 1.05])
-    figure.update_layout(bargap=0.35)
-    figure.update_yaxes(type="category", automargin=True)
-    return styled(figure, height=100 + 28 * len(shares))
-
-
-def parallel_figure(view: SearchView, metric: str) -> go.Figure:
-    figure = plot_parallel_coordinate(view.study, params=list(view.keys), target_name=plain(metric))
-    for trace in figure.data:
-        # Optuna's colours fade to white for poor trials, which would then be missing. (Before 5: one parcoords trace.)
-        if isinstance(trace, go.Scatter) and trace.mode == "lines" and trace.y is not None:
-            trace.update(line={"color": sample_colorscale(SCALE, trace.y[0])[0], "width": 1.5}, opacity=0.8)
-        elif isinstance(trace, go.Scatter):
-            trace.update(marker={"colorscale": SCALE, "reversescale": False})
-    figure.update_annotations(bgcolor=VEIL, xshift=-6)
-    return figure.update_layout(title=None, height=330, font=FONT, margin={"l": 70, "r": 40, "t": 24, "b": 40})
-
-
-def history_figure(view: SearchView, metric: str) -> go.Figure:
-    figure = plot_optimization_history(view.study, target_name=plain(metric))
-    figure.update_layout(title=None)
-    for trace, colour in zip(figure.data, (BLUE, VERMILION), strict=False):
-        if isinstance(trace, go.Scatter):
-            trace.update({"marker.color": colour, "line.color": colour})
-    return styled(figure, height=300)

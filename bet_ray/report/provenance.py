@@ -4,10 +4,10 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 
-import yaml
-
 from bet.wording import counted
+from bet_ray.manifest import SWEEP_YAML
 from bet_ray.report.records import Records
+from bet_ray.sweep import sweep_yaml
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ def provenance(records: Records) -> Provenance:
         facts=tuple(facts),
         versions=(("python", manifest.get("python", "?")), *sorted(manifest.get("versions", {}).items())),
         commands=_commands(records),
-        sweep_yaml=yaml.safe_dump(
-            sweep.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
-        ),
+        sweep_yaml=sweep_yaml(sweep),
     )
 
 
@@ -74,9 +72,11 @@ def _distinct(records: Records, column: str) -> str:
 
 def _commands(records: Records) -> tuple[tuple[str, str], ...]:
     run = shlex.quote(str(records.run))
-    again = ("Run it again, from the sweep file below", "bet-ray sweep sweep.yaml --out runs/again")
+    kept = records.run / SWEEP_YAML
+    file = shlex.quote(str(kept)) if kept.exists() else SWEEP_YAML  # earlier versions kept none: it is printed below
+    again = ("Run it again", f"bet-ray sweep {file} --out runs/again")
     if records.winner is None or not records.winner.measured:
-        return (("Continue it", f"bet-ray sweep sweep.yaml --out {run} --resume"), again)
+        return (("Continue it", f"bet-ray sweep {file} --out {run} --resume"), again)
     more = 2 * records.sweep.eval.winner_episodes
     return (
         again,

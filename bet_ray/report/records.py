@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from bet import tasks
 from bet.config import Split
+from bet.data.episodes import DataError, Episodes
 from bet.policy import Policy
 from bet.protocol import Protocol
 from bet.tasks import SimulatedTask
@@ -18,8 +20,8 @@ from bet.training import Epoch
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import MANIFEST, RunError, read_manifest
 from bet_ray.sweep import Sweep, parse_sweep
-from bet_ray.training import HISTORY_JSON
-from bet_ray.trials import Rung, TrialRecord, read_trials
+from bet_ray.training import HISTORY_JSON, kept_digest
+from bet_ray.trials import Rung, Status, TrialRecord, read_trials
 
 SEARCH_ENDED = "trials.parquet"  # written once, when the last trial is over
 
@@ -66,6 +68,36 @@ class Records:
     search_over: bool
     winner: Winner | None
 
+    @cached_property
+    def demonstrations(self) -> Episodes | None:
+        """What the settings learnt from; None where it is no longer to be had, or is not what it was."""
+        try:
+            episodes = self.task.load(self.sweep.config({}).data)
+        except DataError:
+            return None
+        return episodes if self.manifest.get("dataset_digest") == episodes.digest else None
+
+    def status(self, trial: TrialRecord) -> Status:
+        """A trial's, with hindsight: one that was killed never got to write that it is over."""
+        return Status.STOPPED if trial.status is Status.RUNNING and self.search_over else trial.status
+
+    def is_winner(self, trial: TrialRecord) -> bool:
+        return self.winner is not None and trial.trial == self.winner.trial.trial
+
+    def judged(self) -> list[tuple[TrialRecord, Rung]]:
+        """Trials with a result, and the rung that counts."""
+        return [(trial, rung) for trial in self.trials if (rung := trial.best(self.sweep.objective))]
+
+    def digests(self, trial: TrialRecord, rung: Rung) -> list[str]:
+        """Of the policies that a rung was judged by, those that are kept."""
+        found = (kept_digest(self.run / "policies" / name) for name in policy_names(trial, rung))
+        return [digest for digest in found if digest is not None]
+
+    def rows_of(self, trial: TrialRecord, rung: Rung) -> pa.Table:
+        """The episodes on `tune` that a rung was judged by."""
+        count = rung.episodes // len(rung.by_seed)
+        return episodes_of(self.episodes, self.protocol, self.digests(trial, rung), Split.TUNE, count)
+
 
 def read_records(run: Path) -> Records:
     """Raises `RunError` for a directory that is not a sweep's, `PolicyError` when its winner is damaged or gone."""
@@ -97,14 +129,13 @@ def policy_names(trial: TrialRecord, rung: Rung) -> list[str]:
     return [f"{trial.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed]
 
 
-def episodes_of(
-    run: Path, table: pa.Table, protocol: Protocol, names: Sequence[str], split: Split, count: int
-) -> pa.Table:
-    """Episodes 0..count-1 of some policies on a split. Of several numerics, the one with most rows: they never mix."""
-    # Not by the column `policy`: equal policies (with one bin, gamma is idle) share their rows under either's name.
-    digests = [Policy.load(run / "policies" / name).digest for name in names]
+def episodes_of(table: pa.Table, protocol: Protocol, digests: Sequence[str], split: Split, count: int) -> pa.Table:
+    """Episodes 0..count-1 of some policies on a split. Of several numerics, the one with most rows: they never mix.
+
+    Equal policies (with one bin, gamma is idle) have equal digests, and share their rows.
+    """
     rows = table.filter(
-        pc.field("policy_digest").isin(digests)
+        pc.field("policy_digest").isin(pa.array(digests, pa.string()))
         & (pc.field("split") == split.value)
         & (pc.field("protocol_digest") == protocol.digest)
         & (pc.field("index") < count)
@@ -122,7 +153,8 @@ def _winner(
     if best is None or rung is None:
         return None
     names, count = policy_names(best, rung), sweep.eval.winner_episodes
-    rows = episodes_of(run, episodes, protocol, names, Split.REPORT, count)
+    digests = [Policy.load(run / "policies" / name).digest for name in names]
+    rows = episodes_of(episodes, protocol, digests, Split.REPORT, count)
     return Winner(best, rung, rows, count * len(names))
 
 

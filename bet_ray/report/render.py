@@ -9,14 +9,21 @@ from bet.metrics import PushTOutcome
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
 from bet_ray.published import PUBLISHED, PUBLISHED_RATES
-from bet_ray.report import figures
+from bet_ray.report import cost_figures, figures, search_figures
 from bet_ray.report.clips import clips
+from bet_ray.report.codebook import codebook
 from bet_ray.report.compute import Stage, answer, curves, leaderboard, panels
+from bet_ray.report.costs import costs, fronts
+from bet_ray.report.losses import Verdict, losses
+from bet_ray.report.modes import ModePanels, mode_panels
 from bet_ray.report.provenance import provenance
 from bet_ray.report.records import Records, read_records
 from bet_ray.report.routes import routes
-from bet_ray.report.search import search_view
+from bet_ray.report.search import SearchView, retold, search_view
+from bet_ray.selection import read_race
+from bet_ray.show.figures import bins_figure
 from bet_ray.sweep import Objective
+from bet_ray.trials import Status
 from bet_ray.values import Estimate
 
 REPORT = "report.html"
@@ -40,6 +47,17 @@ def render(records: Records) -> str:
     published = PUBLISHED.get(records.task.name, ())
     objective = metric if records.sweep.objective is Objective.PRIMARY else records.sweep.objective.value
     drawn, view, learning = routes(records), search_view(records), curves(records)
+    told, modes, bins, spent, worth = (
+        losses(records),
+        mode_panels(records),
+        codebook(records),
+        costs(records),
+        fronts(records),
+    )
+    scales = (
+        figures.Scale(metric, [line.value for line in published], "published"),
+        figures.Scale("success rate"),
+    )
     return render_page(
         TEMPLATE,
         filters={"as_estimate": Estimate.of, "duration": _duration},
@@ -51,8 +69,9 @@ def render(records: Records) -> str:
         answer=answer(records),
         stages=Stage,
         board=leaderboard(records),
+        race=read_race(records.run),
         shown=SHOWN_ROWS,
-        settings=figures.setting_figures(panels(records), metric, published),
+        settings=figures.setting_figures(panels(records), scales),
         published=published,
         published_rates=PUBLISHED_RATES.get(records.task.name, ()),
         learning=figures.curves_figure(learning, metric) if learning.curves else None,
@@ -60,13 +79,49 @@ def render(records: Records) -> str:
         paths=figures.paths_figure(drawn) if drawn and drawn.paths else None,
         shares=figures.shares_figure(drawn) if drawn else None,
         routes=drawn,
+        modes=modes,
+        mode_plots=_mode_figures(modes) if modes else (),
         coverage=_coverage(records),
-        importances=figures.importances_figure(view) if view else None,
-        parallel=figures.parallel_figure(view, objective) if view else None,
-        search_history=figures.history_figure(view, objective) if view and view.learned else None,
+        losses=told,
+        verdicts=Verdict,
+        losses_plot=figures.losses_figure(told, metric) if told else None,
+        bins=bins,
+        bins_plot=bins_figure(bins.view, bins.density, bins.bins, bins.used) if bins else None,
+        view=view,
+        importances=search_figures.importances_figure(view) if view else None,
+        search_plots=_search_figures(view, objective) if view else (),
+        spent=spent,
+        statuses=Status,
+        costs_plot=cost_figures.costs_figure(spent.settings) if spent.training else None,
+        most_bars=cost_figures.MOST_BARS,
+        fronts=worth,
+        fronts_plot=cost_figures.fronts_figure(worth, metric) if worth else None,
+        batch=records.protocol.batch_size,
+        timeline=_timeline(records),
         clips=clips(records),
         ran=provenance(records),
     )
+
+
+def _mode_figures(modes: ModePanels) -> list[go.Figure]:
+    most = max(modes.demonstrated, *(dot.numbers[1].high for panel in modes.panels for dot in panel.dots))
+    entropy = figures.Scale("entropy of the modes, nats", [modes.demonstrated], "demonstrated", most)
+    return figures.setting_figures(modes.panels, (figures.Scale("mode coverage", [1.0], "demonstrated"), entropy))
+
+
+def _search_figures(view: SearchView, objective: str) -> list[go.Figure]:
+    return [
+        search_figures.parallel_figure(view, objective),
+        *search_figures.slice_figures(view, objective),
+        search_figures.contour_figure(view, objective),
+        *([search_figures.history_figure(view, objective)] if view.learned else ()),
+    ]
+
+
+def _timeline(records: Records) -> go.Figure | None:
+    if not records.trials or any(trial.began is None for trial in records.trials):  # as of an earlier version
+        return None
+    return search_figures.timeline_figure(retold(records))
 
 
 def _coverage(records: Records) -> go.Figure | None:
@@ -77,6 +132,10 @@ def _coverage(records: Records) -> go.Figure | None:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

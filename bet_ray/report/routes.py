@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bet.config import Split
-from bet.data.episodes import DataError
+from bet.data.episodes import Episodes
 from bet.data.summary import paths_of, routes_taken
 from bet.envs.pointmass import Maze, PointMassVersion
 from bet.metrics import FAILED, NO_ROUTE
@@ -19,7 +19,7 @@ from bet.rollout import rollout
 from bet.stats import mean_interval, rate_interval
 from bet.tasks import SimulatedTask
 from bet_ray.evaluation import measurement, recipe_of
-from bet_ray.report.records import Records, episodes_of, policy_names
+from bet_ray.report.records import Records, policy_names
 from bet_ray.results import KEY
 from bet_ray.saved import saved_trajectories
 from bet_ray.trials import Rung, TrialRecord
@@ -80,8 +80,8 @@ def routes(records: Records) -> Routes | None:
     maze = PointMassVersion(task.name).maze if task.name in list(PointMassVersion) else None
     names = [name for name in task.modes if name != NO_ROUTE]
     labels = (*names, NO_ROUTE, FAILED) if task.by_modes else tuple(names)
-    demonstrated = _demonstrations(records) if maze else None
-    paths = [] if demonstrated is None else [demonstrated]
+    episodes = records.demonstrations if maze else None
+    paths = [] if episodes is None else [_demonstrated(records, episodes)]
     given = {label: Estimate(*3 * [task.modes.get(label, 0.0)]) for label in labels}
     shares = [Shares(Origin.DEMONSTRATED, given, task.mode_entropy)]
     if winner.measured:
@@ -91,21 +91,15 @@ def routes(records: Records) -> Routes | None:
     single = _one_bin(records)
     if single is not None and (not winner.measured or single[0].trial != winner.trial.trial):
         trial, rung = single
-        table = episodes_of(
-            records.run, records.episodes, records.protocol, policy_names(trial, rung), Split.TUNE, rung.episodes
-        )
         if maze:
             paths.append(_rolled_out_again(records, trial, rung))
-        shares.append(_shares(task, Origin.ONE_BIN, table, labels))
+        shares.append(_shares(task, Origin.ONE_BIN, records.rows_of(trial, rung), labels))
     return Routes(maze, labels, tuple(paths), tuple(shares))
 
 
 def _one_bin(records: Records) -> tuple[TrialRecord, Rung] | None:
-    for trial in records.trials:
-        rung = trial.best(records.sweep.objective)
-        if rung is not None and records.sweep.config(trial.setting).codebook.bins == 1:
-            return trial, rung
-    return None
+    single = (pair for pair in records.judged() if records.sweep.config(pair[0].setting).codebook.bins == 1)
+    return next(single, None)
 
 
 def _label(route: str, success: bool) -> str:
@@ -128,12 +122,7 @@ def _shares(task: SimulatedTask, origin: Origin, table: pa.Table, labels: Sequen
     return Shares(origin, shares, spread)
 
 
-def _demonstrations(records: Records) -> Paths | None:
-    """None where the demonstrations are no longer to be had."""
-    try:
-        episodes = records.task.load(records.sweep.config({}).data)
-    except DataError:
-        return None
+def _demonstrated(records: Records, episodes: Episodes) -> Paths:
     layout = records.sweep.config({}).data.observation
     some = episodes.select(np.unique(np.linspace(0, len(episodes) - 1, DRAWN).astype(int)))  # may be in order of routes
     taken = routes_taken(some, records.task, layout)

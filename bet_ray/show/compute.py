@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bet.codebook import encode
 from bet.config import Config, ConfigError
 from bet.data.episodes import DataError, Episodes
 from bet.data.summary import Summary, paths_of, routes_taken, summarize
 from bet.data.validate import Problem, problems
+from bet.normalizer import Normalizer
 from bet.tasks import Task
 from bet.training import fit_actions
 from bet.views import Body, View
@@ -158,10 +160,14 @@ def chosen_episodes(wanted: Sequence[int] | None, episodes: Episodes) -> tuple[i
 def bins_of(episodes: Episodes, config: Config) -> Bins:
     """The bins as training makes them. Raises `DataError` when there are too few episodes or distinct actions."""
     train, _ = episodes.split(config.data.train_fraction, config.data.split_seed)
-    normalizer, centers = fit_actions(config, episodes, train)
-    numbers, _ = encode(torch.from_numpy(normalizer.normalize(train.actions)), centers)
+    return bins_over(train.actions, *fit_actions(config, episodes, train))
+
+
+def bins_over(actions: NDArray[np.float32], normalizer: Normalizer, centers: Tensor) -> Bins:
+    """How centres (bins, act_dim), normalised, lie among actions (N, act_dim)."""
+    numbers, _ = encode(torch.from_numpy(normalizer.normalize(actions)), centers)
     raw = normalizer.denormalize(centers.numpy())  # (bins, act_dim)
-    distances = np.linalg.norm(train.actions - raw[numbers.numpy()], axis=1)  # (N,)
+    distances = np.linalg.norm(actions - raw[numbers.numpy()], axis=1)  # (N,)
     counts = np.bincount(numbers.numpy(), minlength=len(raw))
     median, far = np.quantile(distances, (0.5, 0.95))
     return Bins(raw, counts / counts.sum(), float(median), float(far))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from bet.metrics import route_name
-from bet.views import Meaning, Plane, placed
+from bet.views import Meaning, Plane, View, placed
 from bet_ray.page.plane import SQUARE, closed, gapped, lines, maps
 from bet_ray.page.style import GROUPS, INK, SMALL, VEIL, VERMILION, plain, route_colour, styled
-from bet_ray.show.compute import Density, Findings, Histogram, Track, Tracks
+from bet_ray.show.compute import Bins, Density, Findings, Histogram, Track, Tracks
 
 PANELS_A_ROW = 3
 BACKGROUND, BARS = "#c4cad0", "#7aa6c9"
@@ -109,20 +109,22 @@ def _directions(track: Track, angles: NDArray[np.float64], plane: Plane | None, 
     return go.Scatter(**gapped(strokes), mode="lines", line={"color": colour, "width": 1.2})
 
 
-def bins_figure(findings: Findings) -> go.Figure:
-    """Where two-dimensional actions are and how the bins share them."""
-    both = findings.density is not None
+def bins_figure(
+    view: View, density: Density | None, bins: Bins | None, used: NDArray[np.float64] | None = None
+) -> go.Figure:
+    """Where actions of two dimensions, which `view` names, are and how the bins share them; `used` (bins,) likewise."""
+    both = density is not None
     figure = make_subplots(rows=1, cols=1 + both, horizontal_spacing=0.17)
-    if findings.density is not None:
-        _density(figure, findings, findings.density)
-    if findings.bins is not None:
-        _occupancy(figure, findings.bins.shares, column=1 + both)
+    if density is not None:
+        _density(figure, view, density, bins)
+    if bins is not None:
+        _occupancy(figure, bins.shares, used, column=1 + both)
     return styled(figure, height=SQUARE + 96 if both else 230, bottom=84 if both else None)
 
 
-def _density(figure: go.Figure, findings: Findings, found: Density) -> None:
+def _density(figure: go.Figure, view: View, found: Density, bins: Bins | None) -> None:
     """Actions and centres; a centre's size shows its share of the actions."""
-    plane, names = findings.view.plane, findings.view.action_columns
+    plane, names = view.plane, view.action_columns
     middles = [(edges[:-1] + edges[1:]) / 2 for edges in (found.x_edges, found.y_edges)]
     shown = np.log10(np.maximum(found.counts, 1)).round(3)
     powers = range(int(shown.max()) + 1)
@@ -146,8 +148,8 @@ def _density(figure: go.Figure, findings: Findings, found: Density) -> None:
         1,
         1,
     )
-    if findings.bins is not None:
-        centers, shares = findings.bins.centers, findings.bins.shares
+    if bins is not None:
+        centers, shares = bins.centers, bins.shares
         marker = {
             "color": VERMILION,
             "size": 6 + 14 * np.sqrt(shares / shares.max()),
@@ -172,13 +174,13 @@ def _density(figure: go.Figure, findings: Findings, found: Density) -> None:
     titles = [{"text": plain(name) + unit, "standoff": 6} for name in names]
     figure.update_xaxes(title=titles[0], scaleanchor="y", constrain="domain", constraintoward="left", row=1, col=1)
     figure.update_yaxes(title=titles[1], constrain="domain", row=1, col=1)
-    if plane is not None and findings.view.meaning is Meaning.PLACE:
+    if plane is not None and view.meaning is Meaning.PLACE:
         figure.update_xaxes(range=[plane.low, plane.high], row=1, col=1)
         ends = [plane.high, plane.low] if plane.y_down else [plane.low, plane.high]
         figure.update_yaxes(range=ends, row=1, col=1)
 
 
-def _occupancy(figure: go.Figure, shares: NDArray[np.float64], column: int) -> None:
+def _occupancy(figure: go.Figure, shares: NDArray[np.float64], used: NDArray[np.float64] | None, column: int) -> None:
     """The fullest bin first."""
     order = np.argsort(-shares, kind="stable")
     figure.add_trace(
@@ -188,11 +190,26 @@ def _occupancy(figure: go.Figure, shares: NDArray[np.float64], column: int) -> N
             marker={"color": BARS},
             hovertext=[f"bin {number}: {shares[number]:.2%}" for number in order],
             hoverinfo="text",
-            showlegend=False,
+            name="share of the training actions",
+            showlegend=used is not None,
         ),
         1,
         column,
     )
+    if used is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=np.arange(len(used)),
+                y=used[order],
+                mode="markers",
+                marker={"color": VERMILION, "symbol": "diamond", "size": 7},
+                hovertext=[f"bin {number}: {used[number]:.2%}" for number in order],
+                hoverinfo="text",
+                name="share of the policy's actions",
+            ),
+            1,
+            column,
+        )
     line = {"color": INK, "dash": "dash", "width": 1}
     figure.add_hline(
         1 / len(shares),
@@ -204,7 +221,8 @@ def _occupancy(figure: go.Figure, shares: NDArray[np.float64], column: int) -> N
     )
     title = {"text": "bins, the fullest first", "standoff": 6}
     figure.update_xaxes(title=title, showticklabels=False, showgrid=False, row=1, col=column)
-    figure.update_yaxes(title_text="share of the training actions", tickformat=".1~%", rangemode="tozero", col=column)
+    whose = "the training actions" if used is None else "actions"
+    figure.update_yaxes(title_text=f"share of {whose}", tickformat=".1~%", rangemode="tozero", col=column)
 
 
 def histograms_figure(findings: Findings) -> go.Figure:

@@ -75,7 +75,9 @@ def render(findings: Findings, mp4: str, no_video: str, named: str) -> str:
         mp4=mp4,
         no_video=no_video,
         paths=figures.paths_figure(findings) if findings.tracks else None,
-        bins=figures.bins_figure(findings) if findings.density or findings.bins else None,
+        bins=figures.bins_figure(findings.view, findings.density, findings.bins)
+        if findings.density or findings.bins
+        else None,
         histograms=figures.histograms_figure(findings),
         lengths=figures.lengths_figure(findings),
         traces=figures.traces_figure(findings) if findings.traces else None,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bet import tasks
-from bet.measure import Measurement, judged_by, measure, measure_difference
+from bet.measure import Measurement, judged_by, measure, measure_difference, measure_modes
 from bet.metrics import BLOCKPUSH_ROUTES, NEVER, NO_ROUTE
 from bet.stats import Method, mean_interval, paired_mean_difference, paired_rate_test, rate_interval
 
@@ -270,3 +270,28 @@ def test_a_policy_that_forgot_two_routes_is_worse_though_it_succeeds_as_often() 
     assert found.primary.difference.low > 0.3
     assert found.primary.p_value < 0.001
     assert found.success.p_value == 1
+
+
+def test_modes_are_measured_among_the_successes_with_intervals() -> None:
+    names, success, seeds = columns({ROUTES[0]: 30, ROUTES[1]: 40, ROUTES[2]: 30}, 50, 0)
+    coverage, spread = measure_modes(GRID, success, names, seeds)
+    assert coverage.estimate == pytest.approx(1)
+    assert spread.estimate == pytest.approx(GRID.mode_entropy)
+    assert 0.7 < coverage.low < coverage.high == 1
+    assert spread.low < GRID.mode_entropy < spread.high
+    once = measure_modes(GRID, np.array([True]), [ROUTES[1]], np.zeros(1, np.int64))
+    assert [one.estimate for one in once] == pytest.approx([0.4, 0])
+
+
+def test_modes_of_a_setting_are_the_mean_of_its_training_seeds() -> None:
+    names, success, seeds = columns({ROUTES[0]: 20}, 5, 0)
+    others, won, more = columns({ROUTES[1]: 40}, 0, 1)
+    failed = columns({}, 9, 2)  # a seed that took no mode at all
+    coverage, spread = measure_modes(
+        GRID,
+        np.concatenate([success, won, failed[1]]),
+        [*names, *others, *failed[0]],
+        np.concatenate([seeds, more, failed[2]]),
+    )
+    assert (coverage.estimate, spread.estimate) == (pytest.approx(0.35), pytest.approx(0))
+    assert coverage.method is spread.method is Method.CLUSTERED

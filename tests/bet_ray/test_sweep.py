@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bet.config import ConfigError, Trunk
-from bet_ray.sweep import Objective, Range, Search, load_sweep, parse_sweep
+from bet_ray.sweep import Objective, Range, Search, load_sweep, parse_sweep, sweep_yaml
 from bet_ray.training import trial_id
 
 ROOT = Path(__file__).parents[2]
@@ -308,3 +308,16 @@ def test_objectives_know_their_direction() -> None:
         "val_loss": "min",
     }
     assert Search("grid") is Search.GRID
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_sweep_is_written_as_a_file_that_says_the_same(path: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(path)
+    (tmp_path / "again.yaml").write_text(sweep_yaml(sweep))
+    assert load_sweep(tmp_path / "again.yaml") == sweep
+
+
+def test_losses_with_and_without_offsets_do_not_compare() -> None:
+    tree = SWEEP | {"space": {"model.offsets": [True, False]}, "objective": "val_loss"}
+    with pytest.raises(ConfigError, match=r"losses of different model\.offsets do not compare"):
+        parse_sweep(tree, "x")

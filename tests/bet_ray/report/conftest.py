@@ -1,12 +1,13 @@
 """A small sweep on disk, left there by the code that a real one leaves it with, only without Ray around it."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -25,6 +26,7 @@ from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import write_manifest, write_text
 from bet_ray.results import episodes_table, execution_table, trajectories_table
+from bet_ray.selection import Contest
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import SeedRun, set_best, trial_id
 from bet_ray.trials import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_trials
@@ -32,6 +34,7 @@ from bet_ray.worker import Job
 
 TASK = tasks.get("pointmass2")
 TUNE_EPISODES, REPORT_EPISODES = 40, 50
+TRAIN_SECONDS, EPISODE_SECONDS = 1.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -74,41 +77,44 @@ class SmallSweep:
         return self.record(full, Status.DONE, [rung])
 
     def record(
-        self, setting: Mapping[str, Any], status: Status, rungs: list[Rung], error: str | None = None
+        self, setting: Mapping[str, Any], status: Status, rungs: list[Rung], error: str | None = None, **more: Any
     ) -> TrialRecord:
         trial = TrialRecord(
             trial=trial_id(self.sweep.config(setting)),
             setting=dict(setting),
             status=status,
             rungs=rungs,
-            train_seconds=1.0,
             error=error,
+            **{"train_seconds": TRAIN_SECONDS, **more},
         )
         write_text(self.run / "policies" / trial.trial / TRIAL_JSON, trial.model_dump_json())
         return trial
 
     def finish(self) -> TrialRecord:
-        """The search is over; the winner is named and measured."""
+        """The search is over; the winner is named, it and other finalists are measured."""
         self.end_search()
-        winner = read_trials(self.run, self.sweep.objective)[0]
-        names = [f"{winner.trial}/{seed}/1" for seed in range(self.sweep.seeds_per_trial)]
-        set_best(self.run, names[0])
-        for name in names:
-            self.roll_out(Policy.load(self.run / "policies" / name), Split.REPORT, self.sweep.eval.winner_episodes)
+        winner, *_ = Contest(self.sweep, self.run, self._roll_out_all).decide()
+        set_best(self.run, f"{winner.trial}/0/1")
+        self.end_search()
         return winner
+
+    def _roll_out_all(self, jobs: Sequence[Job], count: int) -> list[pa.Table]:
+        return [self.roll_out(Policy.unpack(*job.packed), Split(job.source.split), count) for job in jobs]
 
     def end_search(self) -> None:
         write_trials(self.run, self.sweep, read_trials(self.run, self.sweep.objective))
 
     def roll_out(self, policy: Policy, split: Split, count: int) -> pa.Table:
         task, recipe = self.task, Recipe(self.task.protocol)
-        job = Job.of(policy, recipe, split)
-        results = list(rollout(policy, recipe, split, range(count), count))
+        job, ledger = Job.of(policy, recipe, split), Ledger(self.run, task)
+        known = set(ledger.of(job.source).column("index").to_pylist())
+        missing = [index for index in range(count) if index not in known]
+        results = list(rollout(policy, recipe, split, missing, max(len(missing), 1)))
         table = episodes_table(task, job.source, results)
         paths = trajectories_table(task, job.source, results, policy.bin_centers) if split is Split.REPORT else None
-        ledger = Ledger(self.run, task)
-        ledger.append(table, execution_table([]), paths)
-        return ledger.of(job.source)
+        node = job.source.key | {"node": "node", "actor": "actor", "wall_seconds": EPISODE_SECONDS, "attempts": 1}
+        ledger.append(table, execution_table([node | {"index": index} for index in missing]), paths)
+        return ledger.of(job.source).filter(pc.field("index") < count)
 
 
 NewSweep = Callable[..., SmallSweep]
@@ -139,7 +145,7 @@ def _new_sweep(demos: tuple[Path, Episodes], run: Path, **changes: Any) -> Small
         "base": {"data.path": str(path), "train.epochs": 1, "train.lr": 3e-3},
         "space": {"bins": [1, 3], "gamma": [0, 2]},
         "search": "grid",
-        "eval": {"episodes": TUNE_EPISODES, "winner_episodes": REPORT_EPISODES},
+        "eval": {"episodes": TUNE_EPISODES, "winner_episodes": REPORT_EPISODES, "finalists": 1},
     }
     tree = {key: value for key, value in (tree | changes).items() if value is not None}
     small = SmallSweep(run, parse_sweep(tree, "test"), episodes)
@@ -181,7 +187,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model": {"layers": 1, "width": 16},
             "train.epochs": 1,
         },
-        eval={"episodes": 3, "winner_episodes": 4},
+        eval={"episodes": 3, "winner_episodes": 4, "finalists": 1},
     )
     for setting in small.sweep.enumerated():
         small.train(setting)

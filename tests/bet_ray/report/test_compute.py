@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-import optuna
 import pyarrow as pa
 import pytest
 
@@ -17,10 +17,9 @@ from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError, write_manifest
 from bet_ray.published import PUBLISHED_RATES
 from bet_ray.report.compute import Axis, Stage, answer, curves, leaderboard, panels
-from bet_ray.report.records import episodes_of, read_records
+from bet_ray.report.records import read_records
 from bet_ray.report.routes import FAILED, Origin, routes
 from bet_ray.report.search import search_view
-from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Objective
 from bet_ray.training import trial_id
 from bet_ray.trials import read_trials
@@ -60,10 +59,7 @@ def test_equal_policies_of_two_settings_share_their_episodes(finished: Path) -> 
     singles = [trial for trial in records.trials if trial.setting["codebook.bins"] == 1]
     assert len(singles) == 2
     for trial in singles:
-        rows = episodes_of(
-            finished, records.episodes, records.protocol, [f"{trial.trial}/0/1"], Split.TUNE, TUNE_EPISODES
-        )
-        assert rows.num_rows == TUNE_EPISODES
+        assert records.rows_of(trial, trial.rungs[0]).num_rows == TUNE_EPISODES
 
 
 def test_the_leaderboard_is_sorted_and_has_the_intervals_on_record(finished: Path) -> None:
@@ -91,8 +87,8 @@ def test_each_panel_has_every_trial_once_and_the_mean_of_each_value(finished: Pa
         assert len(panel.dots) == 4
         assert sum(dot.winner for dot in panel.dots) == 1
         for mean in panel.means:
-            here = [dot.primary.value for dot in panel.dots if abs(dot.x - mean.x) < 0.5]
-            assert mean.primary == pytest.approx(sum(here) / len(here))
+            here = [dot.numbers[0].value for dot in panel.dots if abs(dot.x - mean.x) < 0.5]
+            assert mean.numbers[0] == pytest.approx(sum(here) / len(here))
             assert len(here) == 2
 
 
@@ -176,9 +172,6 @@ def test_the_history_of_a_search_that_learned_has_its_order_and_the_rungs_that_c
     small = new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}, search="tpe", trials=10)
     grid = list(new_sweep(space={"bins": [1, 2, 3, 4], "gamma": [0, 1, 2]}).sweep.enumerated())
     chosen = [grid[index] for index in (7, 2, 11, 5, 0, 9, 4, 1, 10, 3)]
-    study = optuna.create_study(study_name="other", storage=f"sqlite:///{small.run / STUDY_DB}")
-    for setting in chosen:
-        study.add_trial(optuna.create_trial(params=setting, distributions=small.sweep.distributions, value=0.0))
     rung = records.trials[0].rungs[0]
     trials = [
         records.trials[0].model_copy(
@@ -186,6 +179,7 @@ def test_the_history_of_a_search_that_learned_has_its_order_and_the_rungs_that_c
                 "trial": trial_id(small.sweep.config(setting)),
                 "setting": setting,
                 "rungs": [rung.model_copy(update={"objective": index / 20})],
+                "began": datetime(2026, 1, 1, 12, index, tzinfo=UTC),
             }
         )
         for index, setting in enumerate(chosen)

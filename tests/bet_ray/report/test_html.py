@@ -1,16 +1,20 @@
 """The page: one file that loads nothing, whatever state the sweep is in and whatever its texts contain."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
 
 from bet.envs.pointmass import PointMassVectorEnv
 from bet.envs.vector import RenderError
+from bet_ray.manifest import SWEEP_YAML
 from bet_ray.report import write_report
 from bet_ray.report.clips import clips
 from bet_ray.report.compute import answer
 from bet_ray.report.records import read_records
+from bet_ray.sweep import load_sweep, sweep_yaml
 from bet_ray.trials import Status
 
 from ..pages import Page, assert_self_contained
@@ -61,7 +65,40 @@ def test_a_finished_sweep_shows_its_answer_figures_videos_and_commands(page: str
     assert f"On tune, {beside}" in found.words
     assert f"bet-ray replay {finished} --episode 0 --video episode.mp4" in found.text
     assert sum(tag == "video" for tag, _ in found.tags) in (1, 2)
-    assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 4  # settings, paths, shares, curves
+    assert page.replace(get_plotlyjs(), "").count("Plotly.newPlot(") == 8
+    # settings, paths, shares, modes, curves, losses, costs, what training is worth; one bin has no codebook to draw
+
+
+def test_one_line_repeats_the_sweep_from_what_the_run_keeps(new_sweep: NewSweep) -> None:
+    small = new_sweep()
+    assert "bet-ray sweep sweep.yaml --out runs/again" in page_of(small.run).text  # of an earlier version
+    (small.run / SWEEP_YAML).write_text(sweep_yaml(small.sweep))
+    found = page_of(small.run).text
+    assert f"bet-ray sweep {small.run / SWEEP_YAML} --out runs/again" in found
+    assert f"bet-ray sweep {small.run / SWEEP_YAML} --out {small.run} --resume" in found
+    assert load_sweep(small.run / SWEEP_YAML) == small.sweep
+
+
+def test_costs_and_times_are_shown_where_they_are_on_record(new_sweep: NewSweep) -> None:
+    small = new_sweep(space={"bins": [3, 4, 5]})
+    done = small.train({"codebook.bins": 3})
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    times: dict[str, Any] = {
+        "began": began,
+        "ended": began + timedelta(seconds=9),
+        "train_seconds": 9.0,
+        "act_seconds": 0.002,
+    }
+    small.record(done.setting, Status.DONE, done.rungs, **times)
+    small.record({"codebook.bins": 4}, Status.STOPPED, done.rungs, None, **times | {"train_seconds": 3.0})
+    small.record({"codebook.bins": 5}, Status.ERROR, [], "no such luck", **times)
+    small.end_search()
+    found = page_of(small.run)
+    assert "Settings that were stopped early took 14% of the search. Settings that failed took 42%." in found.words
+    assert "on the front of training" in found.words
+    assert "on the front of acting" in found.words
+    assert "2 ms" in found.words
+    assert '"name":"stopped early"' in (small.run / "report.html").read_text().replace(get_plotlyjs(), "")
 
 
 @pytest.mark.slow

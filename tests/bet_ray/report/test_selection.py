@@ -1,0 +1,76 @@
+"""The best of a search: who is tied with it, what a race decides, and what the page says of both."""
+
+from pathlib import Path
+
+import pytest
+
+from bet.racing import Verdict
+from bet_ray.report.compute import answer, leaderboard
+from bet_ray.report.records import read_records
+from bet_ray.report.render import render
+from bet_ray.selection import read_race
+from bet_ray.trials import TrialRecord, read_trials
+
+from ..pages import Page
+from .conftest import NewSweep, SmallSweep
+
+BLOCKPUSH = {
+    "task": "blockpush",
+    "base": {"data.train_fraction": 0.7, "model": {"layers": 1, "width": 16}, "train.epochs": 1},
+    "space": {"bins": [1, 2], "gamma": [0, 2]},
+}
+
+
+def trials_of(small: SmallSweep) -> list[TrialRecord]:
+    for setting in small.sweep.enumerated():
+        small.train(setting)
+    small.finish()
+    return read_trials(small.run, small.sweep.objective)
+
+
+def test_a_setting_that_is_clearly_worse_is_not_tied_and_finalists_are_measured_at_once(new_sweep: NewSweep) -> None:
+    """The fate of a policy of one epoch is its learning rate's, whichever does better after so short a training."""
+    small = new_sweep(
+        space={"train.lr": [3e-3, 1e-9], "bins": [1, 3]},
+        base={"train.epochs": 1},
+        eval={"episodes": 100, "winner_episodes": 60, "finalists": 4},
+    )
+    trials = trials_of(small)
+    best, worst = (trial.rungs[0].primary for trial in (trials[0], trials[-1]))
+    assert best[1] > worst[2] + 0.1
+    assert trials[0].tied
+    assert trials[-1].tied is False
+    finalists = [trial for trial in trials if trial.report]
+    assert finalists == [trial for trial in trials if trial.tied]
+    assert all(trial.report.confidence == 1 - 0.05 / len(finalists) for trial in finalists if trial.report)
+    records = read_records(small.run)
+    board, found = leaderboard(records), answer(records)
+    assert found.measured is not None
+    assert found.measured.primary.confidence == finalists[0].report.confidence  # type: ignore[union-attr]
+    assert board.rows[0].shrinkage == pytest.approx(trials[0].rungs[0].objective - found.measured.primary.estimate)
+    assert board.finalists == len(finalists)
+
+
+def test_the_race_sees_episodes_that_the_search_has_not_and_is_told(pushed_race: SmallSweep) -> None:
+    trials, race = read_trials(pushed_race.run, pushed_race.sweep.objective), read_race(pushed_race.run)
+    assert race is not None
+    assert race.verdict in (Verdict.TIED, Verdict.UNDECIDED)  # after one epoch nobody pushes anything anywhere
+    assert all(trial.race and trial.race.episodes == race.rounds[-1][0] for trial in trials)
+    assert race.episodes == race.alike == race.rounds[-1][0] * len(trials)
+    words = Page(render(read_records(pushed_race.run))).words
+    assert f"Race of 4 settings: {str(race).partition(': ')[2]}" in words
+
+
+@pytest.fixture
+def pushed_race(new_sweep: NewSweep, tmp_path: Path) -> SmallSweep:
+    from bet.data.store import save_episodes
+    from bet.oracles import blockpush
+
+    episodes, _ = blockpush.demonstrations(range(3), seed=0)
+    save_episodes(episodes, tmp_path / "demonstrations.parquet")
+    base = BLOCKPUSH["base"] | {"data.path": str(tmp_path / "demonstrations.parquet")}
+    race = {"first": 4, "episodes": 10, "margin": 0.5}
+    small = new_sweep(**BLOCKPUSH | {"base": base}, eval={"episodes": 2, "winner_episodes": 2, "race": race})
+    small = SmallSweep(small.run, small.sweep, episodes)
+    trials_of(small)
+    return small
