@@ -8,19 +8,31 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import ray
+import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError, get_context
+from ray.train import (
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+    get_context,
+)
 from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from bet.config import Config
 from bet.data.episodes import Episodes
@@ -29,7 +41,9 @@ from bet.training import Epoch, check_workers
 from bet.wording import counted
 from bet.workers import Workers
 from bet_ray.session import last_line, on_cluster, session
-from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train
+from bet_ray.trainable import Context, judge
+from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train, trial_id
+from bet_ray.trials import Status, read_record
 
 MAX_FAILURES = 3  # worker groups lost before the training is given up; its checkpoint stays
 POLL_SECONDS = 0.5
@@ -53,7 +67,6 @@ def train_on_workers(
     """
     check_workers(config.model, workers.least)
     run = run.resolve()
-    scratch = run / _SCRATCH
     asked, there = workers.most * config.train.threads, os.cpu_count() or 1
     if asked > there and not on_cluster():
         warnings.warn(
@@ -63,53 +76,106 @@ def train_on_workers(
         devices = int(ray.cluster_resources().get("GPU", 0))
         if use_gpu and not on_cluster() and devices < workers.least:  # Ray Train would wait for them for ever
             raise UsageError(f"--use-gpu: {counted(workers.least, 'worker')}, but Ray finds {devices} GPUs here")
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "run": run,
-                "config": config,
-                "episodes": [ray.put(episodes)],
-                "gpu": use_gpu,
-                "keep_epochs": keep_epochs,
-            },
-            torch_config=None if on_cluster() else _FileMeeting(),
-            scaling_config=ScalingConfig(
-                num_workers=workers.least if workers.least == workers.most else (workers.least, workers.most),
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.train.threads} | ({"GPU": 1} if use_gpu else {}),
-            ),
-            run_config=RunConfig(
-                name=uuid4().hex, storage_path=str(scratch), failure_config=FailureConfig(max_failures=MAX_FAILURES)
-            ),
-        )
+        settings = {"run": run, "config": config, "episodes": [ray.put(episodes)], "keep_epochs": keep_epochs}
+        group = _Group(run / _SCRATCH, workers, config.train.threads, float(use_gpu))
         try:
-            # Beside the main thread, where Ray Train would take Ctrl-C for itself.
-            outcome = _followed(ThreadPoolExecutor(1).submit(trainer.fit), run, progress).return_value
+            with group.trainer(_train, settings, max_failures=MAX_FAILURES) as trainer:
+                # Beside the main thread, where Ray Train would take Ctrl-C for itself.
+                outcome = _followed(ThreadPoolExecutor(1).submit(trainer.fit), run, progress).return_value
         except TrainingFailedError as error:
             raise FailedRunError(
                 f"{run}: {MAX_FAILURES + 1} groups of workers failed: {last_line(error)}; continue with --resume"
             ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     if isinstance(outcome, Exception):
         raise outcome
     assert isinstance(outcome, Epoch)
     return outcome
 
 
-def _worker(settings: Mapping[str, Any]) -> Epoch | UsageError | FailedRunError:
-    """What every worker runs. Errors of ours are returned: Ray Train would try what it sees raised again."""
+def judge_on_workers(context: Context, setting: Mapping[str, Any]) -> None:
+    """As `bet_ray.trainable.judge`, in a trial of Tune: on Ray Train workers, whose reports Tune gets.
+
+    Raises `FailedRunError` when a worker dies.
+    """
+    config, count = context.sweep.config(setting), context.sweep.resources.workers_per_trial
+    trial = trial_id(config)
+    group = _Group(
+        context.run / "policies" / trial / _SCRATCH, WorkerCount(count, count), context.cpus / count, context.sweep.gpus
+    )
+    try:
+        with group.trainer(
+            _judge, {"context": context, "setting": setting}, max_failures=0, callbacks=[TuneReportCallback()]
+        ) as trainer:
+            trainer.fit()
+    except TrainingFailedError as error:
+        record = read_record(context.run, trial)
+        if record is None or record.status is not Status.ERROR:  # it is no fault of the setting
+            raise FailedRunError(f"a worker of trial {trial} failed: {last_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Workers that train together."""
+
+    scratch: Path
+    workers: WorkerCount
+    cpus: float
+    gpus: float
+    """Of each of them."""
+
+    @contextmanager
+    def trainer(
+        self,
+        loop: Callable[[Mapping[str, Any], Workers], Any],
+        settings: Mapping[str, Any],
+        max_failures: int,
+        callbacks: Sequence[UserCallback] = (),
+    ) -> Iterator[TorchTrainer]:
+        """Runs `loop` in every worker, with `settings` and its place in the group."""
+        least, most = self.workers.least, self.workers.most
+        try:
+            yield TorchTrainer(
+                _worker,
+                train_loop_config={"loop": loop, "scratch": self.scratch, "gpu": self.gpus > 0, **settings},
+                torch_config=None if on_cluster() else _FileMeeting(),
+                scaling_config=ScalingConfig(
+                    num_workers=least if least == most else (least, most),
+                    use_gpu=self.gpus > 0,
+                    resources_per_worker={"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {}),
+                ),
+                run_config=RunConfig(
+                    name=uuid4().hex,
+                    storage_path=str(self.scratch),
+                    failure_config=FailureConfig(max_failures=max_failures),
+                    callbacks=list(callbacks),
+                ),
+            )
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _worker(settings: Mapping[str, Any]) -> Any:
+    """What every worker runs."""
     context = get_context()
     if not dist.is_initialized():
-        _meet(settings["run"] / _SCRATCH, context.get_world_rank(), context.get_world_size(), settings["gpu"])
+        _meet(settings["scratch"], context.get_world_rank(), context.get_world_size(), settings["gpu"])
     if settings["gpu"]:
         torch.cuda.set_device(get_device())
+    return settings["loop"](settings, Workers.of_process_group())
+
+
+def _train(settings: Mapping[str, Any], workers: Workers) -> Epoch | UsageError | FailedRunError:
+    """Errors of ours are returned: Ray Train would try what it sees raised again."""
     try:
         episodes: Any = ray.get(settings["episodes"][0])
-        workers, keep = Workers.of_process_group(), settings["keep_epochs"]
+        keep = settings["keep_epochs"]
         return train(settings["run"], settings["config"], episodes, workers=workers, keep_epochs=keep)
     except (UsageError, FailedRunError) as error:
         return error
+
+
+def _judge(settings: Mapping[str, Any], workers: Workers) -> None:
+    judge(settings["context"], settings["setting"], ray.train.report, workers)
 
 
 class _FileMeeting(TorchConfig):

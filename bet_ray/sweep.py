@@ -307,6 +307,7 @@ class Sweep(Frozen):
             if isinstance(values, Range) and method is Search.GRID and values.step is None:
                 raise ValueError(f"space.{key}: a grid needs a list of values, or a step")
         self._check_conditions()
+        self._check_resources()
         if self.search.warm_start is not None and method is not Search.TPE:
             raise ValueError(f"search.warm_start: {method} learns from nothing; use method: tpe")
         if self.eval.race is not None and tasks.simulated(self.task).by_modes:
@@ -329,6 +330,11 @@ class Sweep(Frozen):
         if self.settings:
             self._each_once()
         return self
+
+    def _check_resources(self) -> None:
+        resources = self.resources
+        if (resources.seeds_at_once or 1) > 1 and (self.gpus or resources.workers_per_trial > 1):
+            raise ValueError("resources.seeds_at_once: seeds train side by side on CPUs, one worker each; drop it")
 
     def _check_conditions(self) -> None:
         above: dict[str, Any] = {}
@@ -417,6 +423,12 @@ class Sweep(Frozen):
                 for each in ([{key: value} for value in options or ()] if _counts(values, setting) else [{}])
             ]
         return settings
+
+    @property
+    def gpus(self) -> float:
+        """That each trial, or each of its workers, reserves."""
+        asked = self.resources.gpus_per_trial
+        return float(self.config({}).train.device.startswith("cuda")) if asked is None else asked
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

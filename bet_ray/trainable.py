@@ -44,6 +44,8 @@ class Context:
     service: Any
     """The `RolloutService` actor."""
     seeds_at_once: int = 1
+    cpus: float = 1.0
+    """Of a trial."""
 
 
 def judge(context: Context, setting: Mapping[str, Any], report: Report, workers: Workers = ALONE) -> None:

@@ -86,7 +86,8 @@ def divide(sweep: Sweep, cpus: int) -> Shares:
     actors = min(resources.actors or max(cpus // 4, 1), cpus - 1)
     fitting = max((cpus - actors) // threads, 1)  # trainings
     trials = min(resources.trials_at_once or fitting, sweep.trial_count)
-    seeds = resources.seeds_at_once or max(fitting // trials, 1)
+    alone = sweep.gpus == 0 and resources.workers_per_trial == 1
+    seeds = resources.seeds_at_once or (max(fitting // trials, 1) if alone else 1)
     seeds = min(seeds, sweep.seeds_per_trial, fitting)
     trials = min(resources.trials_at_once or fitting, fitting // seeds)
     return Shares(actors, 1.0, trials, min(threads * seeds, cpus - actors), seeds)
@@ -111,7 +112,8 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
             .remote(run, sweep.task, shared, shares.actors, sweep.resources.slots, shares.cpus_per_actor)
         )
         try:
-            _search(Context(sweep, run, shared, service, shares.seeds_at_once), shares, on_trials)
+            context = Context(sweep, run, shared, service, shares.seeds_at_once, shares.cpus_per_trial)
+            _search(context, shares.trials_at_once, on_trials)
             trials = read_trials(run, sweep.objective)
             write_trials(run, sweep, trials)
             if not any(trial.rungs for trial in trials):
@@ -162,7 +164,7 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
     write_text(run / SWEEP_YAML, sweep_yaml(sweep))
 
 
-def _search(context: Context, shares: Shares, on_trials: OnTrials | None) -> None:
+def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
     """Run the trials under Tune."""
     sweep, run = context.sweep, context.run
     records = [_as_asked_now(sweep, run, record) for record in read_trials(run, sweep.objective)]
@@ -170,16 +172,18 @@ def _search(context: Context, shares: Shares, on_trials: OnTrials | None) -> Non
     if not proposals.left:
         return
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
+    alone = sweep.resources.workers_per_trial == 1
+    resources = {"cpu": context.cpus, "gpu": sweep.gpus} if alone else {"cpu": 0.0}  # its workers reserve their own
     # Tune's own bookkeeping is not needed to resume, so it does not belong in the run.
     with tempfile.TemporaryDirectory(prefix="bet-ray-tune-") as storage:
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trial, context=context), {"cpu": shares.cpus_per_trial}),
+            tune.with_resources(tune.with_parameters(_trial, context=context), resources),
             tune_config=tune.TuneConfig(
                 search_alg=_Proposed(proposals, sweep.objective.mode),
-                scheduler=_asha(sweep, records) if sweep.scheduler is Scheduler.ASHA else None,
+                scheduler=asha(sweep, records) if sweep.scheduler is Scheduler.ASHA else None,
                 num_samples=proposals.left,
-                max_concurrent_trials=shares.trials_at_once,
-                reuse_actors=True,
+                max_concurrent_trials=at_once,
+                reuse_actors=alone,  # but where it has a group of workers, which must end with the trial
             ),
             run_config=tune.RunConfig(
                 storage_path=storage,
@@ -192,7 +196,12 @@ def _search(context: Context, shares: Shares, on_trials: OnTrials | None) -> Non
 
 def _trial(config: Mapping[str, Any], context: Context) -> None:
     """The Tune trainable."""
-    judge(context, config[SETTING], tune.report)
+    if context.sweep.resources.workers_per_trial == 1:
+        judge(context, config[SETTING], tune.report)
+        return
+    from bet_ray.distributed import judge_on_workers  # three seconds that only such trials take
+
+    judge_on_workers(context, config[SETTING])
 
 
 def _as_asked_now(sweep: Sweep, run: Path, record: TrialRecord) -> TrialRecord:
@@ -205,7 +214,7 @@ def _as_asked_now(sweep: Sweep, run: Path, record: TrialRecord) -> TrialRecord:
     return record
 
 
-def _asha(sweep: Sweep, records: Sequence[TrialRecord]) -> ASHAScheduler:
+def asha(sweep: Sweep, records: Sequence[TrialRecord]) -> ASHAScheduler:
     """Successive halving over epochs of the training; its rungs know the trials of an earlier start."""
     rungs = sweep.rung_epochs(sweep.config({}).train.epochs)
     scheduler = ASHAScheduler("epoch", "objective", sweep.objective.mode, max_t=rungs[-1] + 1, grace_period=rungs[0])

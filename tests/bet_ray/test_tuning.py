@@ -5,20 +5,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pyarrow.parquet as pq
 import pytest
+from psutil import Process
+from ray.tune.schedulers import ASHAScheduler
 
 from bet import Policy
 from bet.config import ConfigError
 from bet_ray.manifest import RunError
+from bet_ray.results import KEY
 from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Sweep, parse_sweep
-from bet_ray.trials import Status, read_trials
-from bet_ray.tuning import divide, run_sweep
+from bet_ray.trials import Rung, Status, TrialRecord, read_trials
+from bet_ray.tuning import asha, divide, run_sweep
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
 TREE: dict[str, Any] = {
@@ -158,35 +164,105 @@ def test_tpe_asks_optuna_and_keeps_its_study(ray_session: int, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("search", ["grid", "tpe"])
-def test_a_sweep_whose_driver_is_killed_with_kill_9_resumes_without_redoing_trials(
-    ray_session: int, tmp_path: Path, search: str
+def test_workers_that_share_a_training_are_judged_at_every_rung(ray_session: int, tmp_path: Path) -> None:
+    sweep = sweep_of(space={"bins": [3, 6]}, resources={"workers_per_trial": 2, "trials_at_once": 1}, scheduler="asha")
+    trials = run_sweep(sweep, tmp_path / "run").trials
+    assert {trial.status for trial in trials} <= {Status.DONE, Status.STOPPED}
+    assert [rung.epoch for rung in trials[0].rungs] == [1, 2]
+    assert trials[0].train_seconds > 0
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_are_those_trained_one_after_another(ray_session: int, tmp_path: Path) -> None:
+    tree = {"space": {"bins": [3]}, "seeds_per_trial": 3, "base": {"train": {"epochs": 1, **QUICK}}}
+    found = []
+    for at_once in (1, 2):
+        resources = {"trials_at_once": 1, "seeds_at_once": at_once}
+        (trial,) = run_sweep(sweep_of(**tree, resources=resources), tmp_path / str(at_once)).trials
+        found.append(trial.rungs)
+    assert found[0] == found[1]
+    assert set(found[0][0].by_seed) == {0, 1, 2}
+
+
+def test_the_rungs_of_successive_halving_survive_a_resume() -> None:
+    """Three of four earlier trials were better at the first rung: a new one that is worse stops there."""
+    sweep = sweep_of(scheduler="asha", base={"train": {"epochs": 8, **QUICK}}, eval={"episodes": 20, "rungs": 4})
+    earlier = [_judged(f"{value}", value) for value in (0.8, 0.7, 0.6)]
+    for records, decision in (([], ASHAScheduler.CONTINUE), (earlier, ASHAScheduler.STOP)):
+        scheduler: Any = asha(sweep, records)
+        new = SimpleNamespace(trial_id="new")
+        scheduler.on_trial_add(None, new)
+        assert scheduler.on_trial_result(None, new, {"epoch": 2, "objective": 0.5}) == decision
+
+
+def _judged(name: str, value: float) -> TrialRecord:
+    triple = (value, value, value)
+    rung = Rung(epoch=2, objective=value, primary=triple, success=triple, episodes=20, val_loss=1, by_seed={})
+    return TrialRecord(trial=name, setting={}, status=Status.STOPPED, rungs=[rung], train_seconds=1.0)
+
+
+TWELVE = {
+    "space": {"bins": [1, 2, 3, 4, 6, 8], "window": [1, 2]},
+    "eval": {"episodes": 20, "rungs": 2, "winner_episodes": 30},
+}
+
+
+@pytest.mark.slow
+def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
+    ray_session: int, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    changes = {"search": search, "space": {"bins": [1, 3, 6]}} | ({"trials": 3} if search == "tpe" else {})
+    """Four times its driver is killed with kill -9, once a trial's process, at moments that a seed chooses."""
+    run, sweep = tmp_path / "run", sweep_of(**TWELVE)
     script = (
         "import json, sys; from pathlib import Path\n"
         "from bet_ray.sweep import parse_sweep; from bet_ray.tuning import run_sweep\n"
-        f"run_sweep(parse_sweep(json.loads({json.dumps(TREE | changes)!r}), 'test'), Path({str(run)!r}))\n"
+        f"run_sweep(parse_sweep(json.loads({json.dumps(TREE | TWELVE)!r}), 'test'), Path({str(run)!r}), resume=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    generator = np.random.default_rng(0)
+    done, settled = 0, dict[str, int]()
+    for kill in range(5):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_until(lambda: _finished(run) > done, process)  # noqa: B023
+        time.sleep(generator.uniform(0, 0.5))
+        if kill == 2:
+            victims = [child for child in Process(process.pid).children(recursive=True) if "Implicit" in child.name()]
+            victims[0].kill()
+            _wait_until(lambda: any(record["failures"] for record in _records(run)), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        weights = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+        assert settled.items() <= {str(path): time for path, time in weights.items()}.items()  # nothing was redone
+        settled = {str(path): time for path, time in weights.items()}
+        done = _finished(run)
+    resumed = run_sweep(sweep, run, resume=True)
+    undisturbed = run_sweep(sweep, tmp_path / "undisturbed")
+    assert [_outcome(trial) for trial in resumed.trials] == [_outcome(trial) for trial in undisturbed.trials]
+    assert resumed.report == undisturbed.report
+    keys = [*KEY, "success", "primary", "length", "max_reward"]
+    tables = [
+        pq.read_table(each / "episodes").sort_by([(key, "ascending") for key in KEY])
+        for each in (run, tmp_path / "undisturbed")
+    ]
+    assert tables[0].select(keys).equals(tables[1].select(keys))
+    study = optuna.load_study(study_name="run", storage=f"sqlite:///{run / STUDY_DB}")
+    assert sorted(trial.user_attrs["trial"] for trial in study.trials) == sorted(t.trial for t in resumed.trials)
+
+
+def _outcome(trial: TrialRecord) -> dict[str, Any]:
+    """All of a trial but how long it took, and how often it was killed."""
+    return trial.model_dump(exclude={"train_seconds", "act_seconds", "began", "ended", "failures", "error"})
+
+
+def _wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 240
-    while not [t for t in _records(run) if t["status"] == "done"]:
+    while not happened():
         assert process.poll() is None, "the sweep ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = {t["trial"]: t for t in _records(run) if t["status"] == "done"}
-    weights = {path: path.stat().st_mtime_ns for t in done for path in (run / "policies" / t).rglob("*.safetensors")}
-    result = run_sweep(sweep_of(**changes), run, resume=True)
-    # Optuna may propose a setting twice: then it has one directory, and one row.
-    assert len(result.trials) == 3 if search == "grid" else 1 <= len(result.trials) <= 3
-    assert done.keys() <= {trial.trial for trial in result.trials}
-    assert {path: path.stat().st_mtime_ns for path in weights} == weights
-    episodes = pq.read_table(run / "episodes").to_pandas()
-    assert not episodes.duplicated(["policy_digest", "protocol_digest", "numerics", "split", "index"]).any()
-    assert (episodes[episodes["split"] == "tune"].groupby("policy_digest").size() == 20).all()
+        time.sleep(0.05)
+
+
+def _finished(run: Path) -> int:
+    return sum(record["status"] == "done" for record in _records(run))
 
 
 def _records(run: Path) -> list[dict[str, Any]]:
