@@ -35,6 +35,8 @@ bench: .venv/.ready  ## throughput ratios, side by side in one run
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.racing
 
 soak: .venv/.ready  ## ten minutes of random faults, then every table compared
 	$(BIN)/python -m tests.soak --minutes 10

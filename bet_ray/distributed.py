@@ -41,7 +41,7 @@ from bet.training import Epoch, check_workers
 from bet.wording import counted
 from bet.workers import Workers
 from bet_ray.session import last_line, on_cluster, session
-from bet_ray.trainable import Context, judge
+from bet_ray.trainable import WATCHING, Context, judge
 from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train, trial_id
 from bet_ray.trials import Status, read_record
 
@@ -98,10 +98,8 @@ def judge_on_workers(context: Context, setting: Mapping[str, Any]) -> None:
     Raises `FailedRunError` when a worker dies.
     """
     config, count = context.sweep.config(setting), context.sweep.resources.workers_per_trial
-    trial = trial_id(config)
-    group = _Group(
-        context.run / "policies" / trial / _SCRATCH, WorkerCount(count, count), context.cpus / count, context.sweep.gpus
-    )
+    trial, cpus = trial_id(config), (context.cpus - WATCHING) / count
+    group = _Group(context.run / "policies" / trial / _SCRATCH, WorkerCount(count, count), cpus, context.sweep.gpus)
     try:
         with group.trainer(
             _judge, {"context": context, "setting": setting}, max_failures=0, callbacks=[TuneReportCallback()]

@@ -74,6 +74,11 @@ class Proposals:
             self._listed += [(name, setting) for name, setting in named.items() if name not in self._known]
 
     @property
+    def under_way(self) -> bool:
+        """Whether any proposal is neither finished nor waiting to be made again."""
+        return len(self._open) > len(self._continued)
+
+    @property
     def left(self) -> int:
         """Settings to try, if the space has so many."""
         learnt = self._sweep.trial_count - len(self._known) if self._sweep.search.method is Search.TPE else 0
@@ -98,10 +103,15 @@ class Proposals:
         return None
 
     def heard(self, record: TrialRecord) -> None:
-        """Tell the study what is known of a trial that was proposed."""
-        self._tell(self._open[record.trial], record)
+        """Tell the study what is known of a trial that was proposed; when that is final, it hears no more."""
+        if record.trial in self._open:
+            self._tell(self._open[record.trial], record)
         if record.status is not Status.RUNNING:
-            del self._open[record.trial]
+            self._open.pop(record.trial, None)
+
+    def again(self, record: TrialRecord) -> None:
+        """Propose a trial once more that failed, where it left off."""
+        self._continued.append(Proposal(record.trial, record.setting))
 
     def _sampled(self) -> Proposal | None:
         """What TPE proposes; None for what was proposed before, or cannot be."""

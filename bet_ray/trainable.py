@@ -30,6 +30,7 @@ from bet_ray.worker import Job
 Report = Callable[[dict[str, Any]], object]
 """Tells the scheduler of a rung; does not return where that stops the trial."""
 
+WATCHING = 0.01  # CPUs of a trial that only watches its workers: Tune wants some
 _ACTS = 5  # times that acting is timed; the fastest counts
 
 

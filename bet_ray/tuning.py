@@ -33,7 +33,7 @@ from bet_ray.session import last_line, session
 from bet_ray.study import Proposals
 from bet_ray.sweep import Scheduler, Sweep, parse_sweep, sweep_yaml
 from bet_ray.tracking import Kind, interval_numbers, tracking
-from bet_ray.trainable import Context, judge, rung_numbers
+from bet_ray.trainable import WATCHING, Context, judge, rung_numbers
 from bet_ray.training import set_best, trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_record, read_trials, write_record, write_trials
 from bet_ray.worker import Job
@@ -173,7 +173,7 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
         return
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     alone = sweep.resources.workers_per_trial == 1
-    resources = {"cpu": context.cpus, "gpu": sweep.gpus} if alone else {"cpu": 0.0}  # its workers reserve their own
+    resources = {"cpu": context.cpus, "gpu": sweep.gpus} if alone else {"cpu": WATCHING}
     # Tune's own bookkeeping is not needed to resume, so it does not belong in the run.
     with tempfile.TemporaryDirectory(prefix="bet-ray-tune-") as storage:
         tune.Tuner(
@@ -181,7 +181,7 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
             tune_config=tune.TuneConfig(
                 search_alg=_Proposed(proposals, sweep.objective.mode),
                 scheduler=asha(sweep, records) if sweep.scheduler is Scheduler.ASHA else None,
-                num_samples=proposals.left,
+                num_samples=-1,  # as many as are proposed
                 max_concurrent_trials=at_once,
                 reuse_actors=alone,  # but where it has a group of workers, which must end with the trial
             ),
@@ -189,7 +189,6 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
                 storage_path=storage,
                 verbose=0,
                 callbacks=[_Listener(context, proposals, on_trials)],
-                failure_config=tune.FailureConfig(max_failures=sweep.resources.retries),
             ),
         ).fit()
 
@@ -238,9 +237,12 @@ class _Proposed(Searcher):
         super().__init__(metric="objective", mode=mode)
         self._proposals = proposals
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         proposal = self._proposals.next()
-        return Searcher.FINISHED if proposal is None else {SETTING: proposal.setting}
+        if proposal is not None:
+            return {SETTING: proposal.setting}
+        # What is under way may fail, and be tried again.
+        return None if self._proposals.under_way else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """`_Listener` tells the study, which wants to know more than this."""
@@ -258,6 +260,7 @@ class _Listener(tune.Callback):
     def __init__(self, context: Context, proposals: Proposals, on_trials: OnTrials | None) -> None:
         self._sweep, self._run = context.sweep, context.run
         self._proposals, self._on_trials = proposals, on_trials
+        self._failed: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore a run; we never do, and a live display cannot be pickled."""
@@ -270,13 +273,24 @@ class _Listener(tune.Callback):
         # The scheduler stops a trial without a word to it.
         self._heard(trial, lambda record: {"status": Status.STOPPED} if record.status is Status.RUNNING else {})
 
-    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._heard(trial, lambda record: _failed(record, trial))
-
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._heard(trial, lambda record: _failed(record, trial) | {"status": Status.ERROR})
+        """Its process died, or a node, or it raised what is no fault of its setting: it goes on in another process."""
+        if trial.trial_id in self._failed:  # Tune may tell it twice
+            return
+        self._failed.add(trial.trial_id)
+        error = trial.get_pickled_error() or trial.get_error()
+        reason = "did not finish" if error is None else last_line(error)
 
-    def _heard(self, trial: Any, change: Callable[[TrialRecord], dict[str, Any]] = lambda _: {}) -> None:
+        def change(record: TrialRecord) -> dict[str, Any]:
+            failures = record.failures + 1
+            spent = failures > self._sweep.resources.retries
+            return {"failures": failures, "error": reason, "status": Status.ERROR if spent else Status.RUNNING}
+
+        record = self._heard(trial, change)
+        if record.status is Status.RUNNING:
+            self._proposals.again(record)
+
+    def _heard(self, trial: Any, change: Callable[[TrialRecord], dict[str, Any]] = lambda _: {}) -> TrialRecord:
         setting = trial.config[SETTING]
         name = trial_id(self._sweep.config(setting))
         record = read_record(self._run, name)
@@ -289,9 +303,4 @@ class _Listener(tune.Callback):
         self._proposals.heard(record)
         if self._on_trials:
             self._on_trials(read_trials(self._run, self._sweep.objective))
-
-
-def _failed(record: TrialRecord, trial: Any) -> dict[str, Any]:
-    error = trial.get_pickled_error() or trial.get_error()
-    reason = "did not finish" if error is None else last_line(error)
-    return {"failures": record.failures + 1, "error": reason}
+        return record
