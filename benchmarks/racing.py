@@ -1,10 +1,14 @@
 """What racing saves against giving every setting of a sweep the same number of episodes, at equal reliability.
 
-`python -m benchmarks.racing [--sweeps 250] [--settings 40] [--first 20] [--most 2000] [--shared 0.5]`
+`python -m benchmarks.racing [RUN] [--sweeps 250] [--settings 40] [--first 20] [--most 2000] [--shared 0.5]`
 
 In every simulated sweep the settings have true means, drawn anew, and all meet the same episodes; a Gaussian copula
 with correlation `shared` makes an episode that is easy for one easy for the others. A choice is right if the true mean
 of what is chosen is at most `margin` below the best.
+
+With the run directory of a sweep the settings are its own: their policies' recorded episodes are drawn from, again and
+again, so what is recorded is the truth that a race over few of them has to find. `bet-ray eval RUN --each --split tune
+--episodes 1000` records as many of every policy as that takes.
 
 | design | episodes of each setting |
 |---|---|
@@ -30,16 +34,22 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy import special, stats
 
+from bet.config import Split
+from bet.policy import Policy
 from bet.racing import Standing, Verdict, race
 from bet.sequential import looks
 from bet.stats import Interval, Method, rate_interval
+from bet_ray.report.records import read_records
 
 RESAMPLES: Final = 1000
+FEWEST: Final = 100  # episodes of a recorded sweep
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Array]  # the true means of so many settings
@@ -78,6 +88,45 @@ def all_sorts(rng: np.random.Generator, k: int) -> Array:
 
 def all_poor(rng: np.random.Generator, k: int) -> Array:
     return rng.beta(1, 12, k).clip(0.01)
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """The settings of a sweep that was run."""
+
+    name: str
+    table: Array  # (K, n) scores of each in the same n episodes
+
+    @classmethod
+    def of(cls, run: Path) -> "Recorded":
+        """Of all settings with a result, in the episodes of `tune` that all have beside those that the search saw.
+
+        Raises `SystemExit` where there are few.
+        """
+        records = read_records(run)
+        seen, seeds = records.sweep.eval.episodes, records.sweep.seeds_per_trial
+        scores: list[pd.Series] = []
+        for trial, rung in records.judged():
+            digests = [Policy.load(run / "policies" / name).digest for name in trial.policies(rung)]
+            rows = records.episodes.filter(
+                pc.field("policy_digest").isin(digests)
+                & (pc.field("split") == Split.TUNE.value)
+                & (pc.field("protocol_digest") == records.protocol.digest)
+                & (pc.field("index") >= seen)
+            ).to_pandas()
+            both = rows.groupby("index")["primary"].agg(["mean", "size"])
+            scores.append(both.loc[both["size"] == seeds, "mean"])
+        table = pd.concat(scores, axis=1, join="inner").to_numpy().T  # (K, n)
+        if table.shape[1] < FEWEST:
+            raise SystemExit(
+                f"{run}: its settings have {table.shape[1]} episodes in common beside those of the search; "
+                f"bet-ray eval {run} --each --split tune --episodes 1000 records more"
+            )
+        return cls(f"{records.task.name}, {table.shape[1]} episodes", table)
+
+    def sweep(self, rng: np.random.Generator, settings: int, episodes: int, shared: float) -> "Sweep":
+        """Another draw of episodes; the other arguments are for simulated settings."""
+        return Sweep(self.table.mean(axis=1), self.table[:, rng.integers(self.table.shape[1], size=episodes)])
 
 
 SCENARIOS: Final = (
@@ -217,6 +266,7 @@ def _percent(share: Interval) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What racing saves against as many episodes for every setting.")
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a sweep's; default: simulated scenarios")
     parser.add_argument("--sweeps", type=int, default=250, help="simulated, in each scenario")
     parser.add_argument("--settings", type=int, default=40)
     parser.add_argument("--first", type=int, default=20, help="episodes before the first look")
@@ -227,18 +277,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     options = parser.parse_args()
     console = Console(width=240, highlight=False)
+    recorded = Recorded.of(options.run) if options.run else None
+    settings = len(recorded.table) if recorded else options.settings
     console.print(
-        f"{options.sweeps} sweeps of {options.settings} settings, alpha {options.alpha}, margin {options.margin}, "
-        f"looks from {options.first} to {options.most} episodes, correlation {options.shared}\n"
+        f"{options.sweeps} sweeps of {settings} settings, alpha {options.alpha}, margin {options.margin}, "
+        f"looks from {options.first} to {options.most} episodes"
+        f"{'' if recorded else f', correlation {options.shared}'}\n"
         "episodes of all settings; in brackets, times those of the race"
     )
     rounds, found = looks(options.most, options.first), dict[str, list[Found]]()
-    for number, scenario in enumerate(SCENARIOS):
+    scenarios = [recorded] if recorded else SCENARIOS
+    for number, scenario in enumerate(scenarios):
         rng = np.random.default_rng(number)
         sweeps = (scenario.sweep(rng, options.settings, options.most, options.shared) for _ in range(options.sweeps))
-        with console.status(f"scenario {number + 1} of {len(SCENARIOS)}"):
+        with console.status(f"scenario {number + 1} of {len(scenarios)}"):
             one = measure(scenario.name, sweeps, rounds, options.alpha, options.margin)
-        found.setdefault("graded scores" if scenario.graded else "successes", []).append(one)
+        graded = isinstance(scenario, Recorded) or scenario.graded
+        found.setdefault("graded scores" if graded else "successes", []).append(one)
     for title, group in found.items():
         show(title, group, console)
     if options.out:

@@ -23,7 +23,7 @@ from bet.workers import ALONE, Workers
 from bet_ray.evaluation import measurement, recipe_of
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.tracking import Kind, epoch_numbers, tracking
-from bet_ray.training import SeedRun, trial_id
+from bet_ray.training import CHECKPOINT_SECONDS, SeedRun, trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_record, write_record
 from bet_ray.worker import Job
 
@@ -154,14 +154,18 @@ class _Book:
             failures=before.failures if before else 0,
             error=before.error if before else None,
         )
-        write_record(context.run, self.record)
+        self.change()
 
     def change(self, **what: Any) -> None:
+        self._written = time.monotonic()
         self.record = self.record.model_copy(update=what)
         write_record(self._context.run, self.record)
 
     def add_seconds(self, seconds: float) -> None:
+        """Of training; written now and then, as its checkpoints are."""
         self.record = self.record.model_copy(update={"train_seconds": self.record.train_seconds + seconds})
+        if time.monotonic() - self._written > CHECKPOINT_SECONDS:
+            self.change()
 
     def settle(self, pending: _Pending) -> Rung:
         """Wait for a rung's episodes, put it on record, report the best so far: by that a setting is ranked."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.racing import SCENARIOS, Scenario, Sweep, measure
+from benchmarks.racing import SCENARIOS, Recorded, Scenario, Sweep, measure
 from bet.racing import Verdict
 
 
@@ -26,3 +26,11 @@ def test_where_every_episode_says_the_same_all_designs_choose_the_best() -> None
     found = measure("certain", [sweep] * 5, [50, 100], alpha=0.05, margin=0.05)
     assert (found.raced.estimate, found.reliable) == (200, 4)
     assert (found.right.estimate, found.dropped.estimate, found.halving_right.estimate) == (1, 0, 1)
+
+
+def test_a_recorded_sweep_is_drawn_from_again_and_its_own_means_are_the_truth() -> None:
+    table = np.array([[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 1.0]])
+    sweep = Recorded("two settings", table).sweep(np.random.default_rng(0), 2, 1000, 0.0)
+    assert sweep.means.tolist() == [0.5, 0.625]
+    assert sweep.scores.mean(axis=1) == pytest.approx(sweep.means, abs=0.05)
+    assert {tuple(pair) for pair in sweep.scores.T} == {tuple(pair) for pair in table.T}  # episodes stay paired
