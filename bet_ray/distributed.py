@@ -20,6 +20,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray import PlacementGroupID
 from ray.train import (
     FailureConfig,
     Result,
@@ -33,6 +34,11 @@ from ray.train.backend import Backend
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    remove_placement_group,
+)
 
 from bet.config import Config
 from bet.data.episodes import Episodes
@@ -40,6 +46,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.training import Epoch, check_workers
 from bet.wording import counted
 from bet.workers import Workers
+from bet_ray.manifest import write_text
 from bet_ray.session import last_line, on_cluster, session
 from bet_ray.trainable import WATCHING, Context, judge
 from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train, trial_id
@@ -48,6 +55,7 @@ from bet_ray.trials import Status, read_record
 MAX_FAILURES = 3  # worker groups lost before the training is given up; its checkpoint stays
 POLL_SECONDS = 0.5
 _SCRATCH = ".ray_train"  # in the run directory: Ray Train's own bookkeeping, of which nothing is needed
+_PLACE = "placement_group"  # in there: whose resources are to be given back
 
 
 def train_on_workers(
@@ -98,6 +106,7 @@ def judge_on_workers(context: Context, setting: Mapping[str, Any]) -> None:
     Raises `FailedRunError` when a worker dies.
     """
     config, count = context.sweep.config(setting), context.sweep.resources.workers_per_trial
+    before = read_record(context.run, trial_id(config))
     trial, cpus = trial_id(config), (context.cpus - WATCHING) / count
     group = _Group(context.run / "policies" / trial / _SCRATCH, WorkerCount(count, count), cpus, context.sweep.gpus)
     try:
@@ -107,8 +116,19 @@ def judge_on_workers(context: Context, setting: Mapping[str, Any]) -> None:
             trainer.fit()
     except TrainingFailedError as error:
         record = read_record(context.run, trial)
-        if record is None or record.status is not Status.ERROR:  # it is no fault of the setting
+        if record is None or record.status is not Status.ERROR or record == before:  # it is no fault of the setting
             raise FailedRunError(f"a worker of trial {trial} failed: {last_line(error)}") from error
+
+
+def release_workers(run: Path, trial: str) -> None:
+    """End what is left of a trial that was stopped with its workers at work.
+
+    Their placement group outlives the trial, and Ray Train's own cleaner asks a dashboard that we do not start.
+    """
+    note = run / "policies" / trial / _SCRATCH / _PLACE
+    if note.exists():
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(note.read_text()))))
+        shutil.rmtree(note.parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -173,6 +193,9 @@ def _train(settings: Mapping[str, Any], workers: Workers) -> Epoch | UsageError 
 
 
 def _judge(settings: Mapping[str, Any], workers: Workers) -> None:
+    place = get_current_placement_group()
+    if workers.rank == 0 and place is not None:
+        write_text(settings["scratch"] / _PLACE, place.id.hex())
     judge(settings["context"], settings["setting"], ray.train.report, workers)
 
 

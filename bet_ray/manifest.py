@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 SWEEP_YAML = "sweep.yaml"  # the sweep as it was resolved: what repeats it
 WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
 EVALUATIONS, CERTIFICATE = "evaluations", "certificate"  # keys that are added after a run began
-LOCK = ".lock"
+LOCK, SWEEP_LOCK = ".lock", ".sweep.lock"
 TURN_SECONDS = 60.0  # to wait for another process
 _PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "mujoco", "pymunk")
 
@@ -83,7 +83,7 @@ def _added(run: Path) -> dict[str, Any]:
 
 def holds_a_run(run: Path) -> bool:
     """Whether there is anything to lose or continue; what is written first, alone, is of a run that never began."""
-    first = (MANIFEST, SWEEP_YAML, WANDB, TENSORBOARD, LOCK)
+    first = (MANIFEST, SWEEP_YAML, WANDB, TENSORBOARD, LOCK, SWEEP_LOCK)
     return run.exists() and any(path.name not in first for path in run.iterdir())
 
 

@@ -7,6 +7,7 @@ each setting, and so favour all of them.
 
 import logging
 from collections.abc import Callable, Sequence
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,20 @@ from numpy.typing import NDArray
 
 from bet import tasks
 from bet.config import Frozen, Split
-from bet.measure import Measurement, measure_difference
-from bet.metrics import ROUTE
+from bet.measure import Measurement
 from bet.policy import Policy
 from bet.racing import Standing, Verdict, race
-from bet.sequential import anytime_interval, looks
+from bet.sequential import Side, anytime_interval, log_evidence, looks
 from bet.stats import simultaneous_confidence
 from bet.wording import counted
 from bet_ray.evaluation import measurement
 from bet_ray.manifest import write_text
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.trainable import policy_job
-from bet_ray.trials import Measured, Raced, Rung, TrialRecord, read_trials, write_record
+from bet_ray.trials import Measured, Raced, Rung, TrialRecord, read_record, read_trials, write_record
 from bet_ray.worker import Job
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RACE_JSON = "race.json"
 ALPHA = 0.05
@@ -90,6 +90,7 @@ class Contest:
 
     def decide(self) -> list[TrialRecord]:
         """Race if asked to, mark those tied with the winner, measure the finalists; all trials, best first."""
+        self._forget()
         contenders = [(trial, rung) for trial in self._trials() if (rung := trial.best(self._sweep.objective))]
         standing = self._race(contenders) if self._sweep.eval.race is not None else None
         if standing is None:
@@ -100,11 +101,19 @@ class Contest:
         self._measure()
         return self._trials()
 
+    def _forget(self) -> None:
+        """What an earlier start decided, perhaps from other episodes."""
+        (self._run / RACE_JSON).unlink(missing_ok=True)
+        for trial in self._trials():
+            if (trial.tied, trial.race, trial.report) != (None, None, None):
+                self._change(trial, tied=None, race=None, report=None)
+
     def _trials(self) -> list[TrialRecord]:
         return read_trials(self._run, self._sweep.objective)
 
     def _change(self, trial: TrialRecord, **what: Any) -> None:
-        kept = next(each for each in self._trials() if each.trial == trial.trial)
+        kept = read_record(self._run, trial.trial)
+        assert kept is not None
         write_record(self._run, kept.model_copy(update=what))
 
     def _evaluate(self, contenders: Sequence[tuple[TrialRecord, Rung]], split: Split, episodes: int) -> list[pa.Table]:
@@ -120,9 +129,11 @@ class Contest:
         return [pa.concat_tables([next(tables) for _ in self._jobs[trial.trial, split]]) for trial, _ in contenders]
 
     def _race(self, contenders: Sequence[tuple[TrialRecord, Rung]]) -> Standing | None:
-        """None where the budget does not reach for one round."""
+        """None where there is no rival, or the budget does not reach for one round."""
         asked, seen, seeds = self._sweep.eval.race, self._sweep.eval.episodes, self._sweep.seeds_per_trial
         assert asked is not None
+        if len(contenders) == 1:
+            return None
         plan, scores = looks(asked.episodes, asked.first), [np.empty(0)] * len(contenders)
         standing = race(scores, plan, ALPHA, asked.margin)
         rounds: list[tuple[int, int]] = []
@@ -132,7 +143,7 @@ class Contest:
             if asked.budget is not None and spent + cost > asked.budget:
                 plan = [look for look in plan if look <= standing.episodes]
                 if not plan:
-                    log.warning("eval.race.budget: %d episodes are fewer than one round's %d", asked.budget, cost)
+                    logger.warning("eval.race.budget: %d episodes are fewer than one round's %d", asked.budget, cost)
                     return None
                 standing = race(scores, plan, ALPHA, asked.margin)
                 break
@@ -140,7 +151,7 @@ class Contest:
             judged = standing.left
             tables = self._evaluate([contenders[place] for place in judged], Split.TUNE, seen + standing.next_look)
             for place, table in zip(judged, tables, strict=True):
-                scores[place] = table.column("primary").to_numpy().reshape(seeds, -1).mean(axis=0)[seen:]
+                scores[place] = self._by_episode(table, "primary")[seen:]
             standing = race(scores, plan, ALPHA, asked.margin)
             rounds.append((standing.episodes, len(standing.left)))
             by = {each.contender: contenders[each.leader][0].trial for each in standing.dropped}
@@ -171,22 +182,28 @@ class Contest:
 
         Every policy that was judged is a rival to the best one, also those of epochs that did not count.
         """
-        rivals = sum(len(trial.rungs) for trial, _ in contenders)
-        level = ALPHA / max(rivals - 1, 1)
+        rivals = max(sum(len(trial.rungs) for trial, _ in contenders) - 1, 1)
         tables = self._evaluate(contenders, Split.TUNE, self._sweep.eval.episodes)
         for (trial, _), table in zip(contenders, tables, strict=True):
-            worse = table is not tables[0] and self._is_worse(table, tables[0], level)
+            worse = table is not tables[0] and self._is_worse(table, tables[0], ALPHA / rivals)
             self._change(trial, tied=not worse)
 
     def _is_worse(self, table: pa.Table, best: pa.Table, level: float) -> bool:
-        def both(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-            a, b = (each.column(name).to_numpy(zero_copy_only=False) for each in (best, table))
-            return a, b
+        """Whether the evidence against "at least as good as the best" reaches 1 / level.
 
-        routes = (best.column(ROUTE).to_pylist(), table.column(ROUTE).to_pylist()) if self._task.by_modes else None
-        found = measure_difference(self._task, both("primary"), both("success"), routes)
-        difference = found.success if self._sweep.objective is Objective.SUCCESS else found.primary
-        return difference.difference.estimate > 0 and difference.p_value <= level
+        Success x mode coverage is no mean of episodes: there the intervals of both must be apart.
+        """
+        if self._task.by_modes and self._sweep.objective is not Objective.SUCCESS:
+            ours, others = (measurement(self._task, each, 1 - level).primary for each in (best, table))
+            return ours.low > others.high
+        name = "success" if self._sweep.objective is Objective.SUCCESS else "primary"
+        ahead = self._by_episode(best, name) - self._by_episode(table, name)
+        return bool(log_evidence(ahead, side=Side.HIGHER).max() >= -log(level))
+
+    def _by_episode(self, table: pa.Table, name: str) -> NDArray[np.float64]:
+        """A column's mean over training seeds, which all meet the same episodes, (n,) by index."""
+        values = table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
+        return values.reshape(self._sweep.seeds_per_trial, -1).mean(axis=0)
 
     def _measure(self) -> None:
         """Roll the winner and the next best of those tied with it out on `report`."""

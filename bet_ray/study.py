@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import optuna
@@ -24,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from bet.config import ConfigError
 from bet.errors import UsageError
 from bet.wording import counted
+from bet_ray.manifest import write_text
 from bet_ray.sweep import Range, Search, Sweep, spelled_choice
 from bet_ray.training import trial_id
 from bet_ray.trials import Status, TrialRecord
@@ -31,8 +33,9 @@ from bet_ray.trials import Status, TrialRecord
 log = logging.getLogger(__name__)
 
 STUDY_DB = "study.db"
-TRIAL, LEARNT = "trial", "learnt from"  # attributes of a study's trials
-TASK = "task"  # attribute of a study
+STUDY_ID = "study.id"
+TRIAL, LEARNT = "trial", "learnt from"  # attributes of a study's trials; the second of a study, too, when it is done
+TASK, OWNER = "task", "run"  # attributes of a study
 MOST_REPEATS = 50  # proposals of settings known already, before the space counts as searched
 
 
@@ -54,9 +57,10 @@ class Proposals:
     def __init__(self, sweep: Sweep, run: Path, records: Sequence[TrialRecord]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._sweep, self._distributions = sweep, sweep.distributions
-        self._study, self._storage = open_study(sweep, run)
+        self._study, self._storage = open_study(sweep, run, records)
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        if sweep.search.warm_start is not None and not self._study.get_trials(deepcopy=False):
+        self._exhausted = False
+        if sweep.search.warm_start is not None and LEARNT not in self._study.user_attrs:
             self._learn(sweep.search.warm_start)
         self._known = {record.trial for record in records if record.status is not Status.RUNNING}
         """Trials that need not be proposed any more."""
@@ -92,14 +96,16 @@ class Proposals:
             proposal = Proposal(*self._listed.popleft())
             self._open[proposal.trial] = self._begin(proposal.trial, proposal.setting)
             return proposal
-        if self._sweep.search.method is not Search.TPE or len(self._known) >= self._sweep.trial_count:
+        enough = self._exhausted or len(self._known) >= self._sweep.trial_count
+        if self._sweep.search.method is not Search.TPE or enough:
             return None
         for _ in range(MOST_REPEATS):
             proposal = self._sampled()
             if proposal is not None:
                 self._known.add(proposal.trial)
                 return proposal
-        log.warning("of %s the search proposes none that is new", counted(len(self._known), "setting"))
+        log.warning("after %s the search proposes none that is new", counted(len(self._known), "setting"))
+        self._exhausted = True
         return None
 
     def heard(self, record: TrialRecord) -> None:
@@ -151,7 +157,10 @@ class Proposals:
         values = self._sweep.choices[key]
         if isinstance(values, Range):
             return kept
-        return next(value for value in values if repr(spelled_choice(value)) == repr(kept))
+        for value in values:
+            if repr(spelled_choice(value)) == repr(kept):
+                return value
+        raise LookupError(f"{key} is never {kept}")
 
     def _catch_up(self, records: Mapping[str, TrialRecord]) -> Iterator[Proposal]:
         """Tell the study what it has not heard; what was under way is to be continued."""
@@ -163,16 +172,22 @@ class Proposals:
             if trial.state.is_finished():
                 continue
             key = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
-            if name is None:  # killed between two of its values
+            try:
+                setting = self._sweep.chosen(lambda k, _, trial=trial: self._meant(k, trial.params[k]))
+                name = name or self._name(setting)
+            except (LookupError, ConfigError):  # killed between two of its values, or before it was found impossible
                 self._storage.set_trial_state_values(key, TrialState.FAIL)
-            elif name in self._known:
+                continue
+            heard.add(name)
+            if name in self._known:
                 self._tell(key, records[name])
             else:
-                setting = {k: self._meant(k, value) for k, value in trial.params.items()}
+                self._storage.set_trial_user_attr(key, TRIAL, name)
                 self._open[name] = key
                 yield Proposal(name, setting)
-        for name in self._known - heard:
-            self._tell(self._begin(name, records[name].setting), records[name])
+        for name, record in records.items():
+            if name in self._known and name not in heard:
+                self._tell(self._begin(name, record.setting), record)
 
     def _tell(self, key: int, record: TrialRecord) -> None:
         told = self._storage.get_trial(key).intermediate_values
@@ -201,6 +216,7 @@ class Proposals:
         if not fitting:
             raise UsageError(f"search.warm_start: {source} has no trial whose values are of this space")
         self._study.add_trials(fitting)
+        self._study.set_user_attr(LEARNT, source)
         log.info("learnt from %d of %s of %s", len(fitting), counted(len(finished), "trial"), source)
 
     def _fitted(self, trial: FrozenTrial, source: str) -> FrozenTrial | None:
@@ -220,20 +236,47 @@ class Proposals:
             return None
 
 
-def open_study(sweep: Sweep, run: Path) -> tuple[optuna.Study, BaseStorage]:
-    """The study of a run, or a new one. Raises `UsageError` for a storage that does not open."""
+def open_study(sweep: Sweep, run: Path, records: Sequence[TrialRecord]) -> tuple[optuna.Study, BaseStorage]:
+    """The study of a run, or a new one, also in place of one that the records contradict.
+
+    Raises `UsageError` for a storage that does not open, or that has a study of this name and another run.
+    """
     storage, name = _opened(sweep.search.storage or f"sqlite:///{run / STUDY_DB}", "search.storage"), run.name
+    names = optuna.get_all_study_names(storage)
     if sweep.search.storage is None:  # a run holds one study, whatever the directory is called now
-        name = next(iter(optuna.get_all_study_names(storage)), name)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize" if sweep.objective.mode == "max" else "minimize",
-        load_if_exists=True,
-    )
-    study.set_user_attr(TASK, sweep.task)
-    study.set_user_attr("question", sweep.question)
+        name = next(iter(names), name)
+    owner = _owner(run) if sweep.search.storage else None
+    if name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        if owner and study.user_attrs.get(OWNER) != owner:
+            raise UsageError(f"search.storage: has a study {name!r} of another run; choose another --out")
+        if not _contradicted(study, sweep, records):
+            return study, storage
+        optuna.delete_study(study_name=name, storage=storage)
+    direction = "maximize" if sweep.objective.mode == "max" else "minimize"
+    study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+    for attribute, value in ((TASK, sweep.task), ("question", sweep.question), (OWNER, owner)):
+        study.set_user_attr(attribute, value)
     return study, storage
+
+
+def _owner(run: Path) -> str:
+    """Tells this run from others in a storage that they share."""
+    file = run / STUDY_ID
+    if not file.exists():
+        write_text(file, uuid4().hex)
+    return file.read_text()
+
+
+def _contradicted(study: optuna.Study, sweep: Sweep, records: Sequence[TrialRecord]) -> bool:
+    """Whether a study says what is not so: it is an earlier version's, or of fewer episodes, or half learnt."""
+    running = {record.trial for record in records if record.status is Status.RUNNING}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        name = trial.user_attrs.get(TRIAL)
+        if LEARNT not in trial.user_attrs and (name is None or name in running):
+            return True
+    half_learnt = any(LEARNT in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    return sweep.search.warm_start is not None and half_learnt and LEARNT not in study.user_attrs
 
 
 def _suggested(trial: optuna.Trial, key: str, kind: BaseDistribution) -> Any:

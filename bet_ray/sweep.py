@@ -155,7 +155,7 @@ class SearchConfig(Frozen):
 class Race(Frozen):
     """After the search, more episodes for those settings alone that may still be the best."""
 
-    margin: PositiveFloat = 0.05
+    margin: float = Field(default=0.05, gt=0, lt=1)
     """Settings are tied when the best of them is known to lead by no more."""
     first: PositiveInt = 20
     """Fresh episodes on `tune` of the first round; each round has half as many more as the one before."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from bet.config import Frozen, canonical_json
 from bet.wording import counted
-from bet_ray.manifest import write_text
+from bet_ray.manifest import RunError, write_text
 from bet_ray.results import trials_schema, write_table
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.training import write_history
@@ -104,28 +105,34 @@ def write_record(run: Path, record: TrialRecord) -> None:
 
 
 def read_record(run: Path, trial: str) -> TrialRecord | None:
-    """None where the trial has not begun."""
+    """None where the trial has not begun. Raises `RunError` for a damaged record."""
+    path = run / "policies" / trial / TRIAL_JSON
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> TrialRecord:
     try:
-        return TrialRecord.model_validate_json((run / "policies" / trial / TRIAL_JSON).read_text())
-    except FileNotFoundError:
-        return None
+        return TrialRecord.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise RunError(f"{path}: damaged; remove it, and --resume judges the trial anew from what it left") from error
 
 
 def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
-    """All trials of a run, best first, those without a result last.
+    """All trials of a run, best first, those without a result last. Raises `RunError` for a damaged record.
 
     Where they raced, those left come first, then those that stayed in longest.
     """
-    records = [TrialRecord.model_validate_json(path.read_text()) for path in (run / "policies").glob(f"*/{TRIAL_JSON}")]
+    records = [_read(path) for path in (run / "policies").glob(f"*/{TRIAL_JSON}")]
     sign = -1 if objective.mode == "max" else 1
 
-    def rank(record: TrialRecord) -> tuple[bool, bool, int, float, str]:
+    def rank(record: TrialRecord) -> tuple[bool, bool, int, float, float, str]:
         best, raced = record.best(objective), record.race
         score = sign * best.objective if best else 0.0
         beaten = raced is not None and raced.beaten_by is not None
         stayed = raced.episodes if raced else 0
+        ahead = -raced.primary[0] if raced else 0.0
         # Of equals by what they set: a trial's name also depends on where its demonstrations lie.
-        return best is None, beaten, -stayed, -raced.primary[0] if raced else score, canonical_json(record.setting)
+        return best is None, beaten, -stayed, ahead, score, canonical_json(record.setting)
 
     return sorted(records, key=rank)
 

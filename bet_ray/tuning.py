@@ -7,9 +7,10 @@ proposal its place in the study. Run the same sweep again and what is done is fo
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,19 +18,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from filelock import FileLock, Timeout
 from ray import tune
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bet import tasks
 from bet.config import ConfigError
+from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
-from bet_ray.manifest import MANIFEST, SWEEP_YAML, earlier_manifest, write_manifest, write_text
+from bet_ray.manifest import MANIFEST, SWEEP_LOCK, SWEEP_YAML, RunError, earlier_manifest, write_manifest, write_text
 from bet_ray.selection import Contest, OnTrials
 from bet_ray.service import RolloutService
-from bet_ray.session import last_line, session
+from bet_ray.session import session
 from bet_ray.study import Proposals
 from bet_ray.sweep import Scheduler, Sweep, parse_sweep, sweep_yaml
 from bet_ray.tracking import Kind, interval_numbers, tracking
@@ -42,7 +46,7 @@ log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 30.0  # for the last episodes to be published; as parts they are as safe
 # What a resume cannot change.
-_FIXED = ("task", "base", "space", "settings", "search", "seeds_per_trial", "scheduler", "objective")
+_FIXED = ("task", "base", "space", "settings", "seeds_per_trial", "scheduler", "objective")
 SETTING = "setting"  # the one key of a Tune config
 
 
@@ -99,16 +103,39 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
     Raises `ConfigError`, `DataError`, `RunError`, or `UsageError` for a storage that does not open, before anything
     runs; `FailedRunError` when no trial succeeds.
     """
-    episodes = tasks.simulated(sweep.task).load(sweep.config({}).data)
-    _prepare(sweep, run, resume, episodes.digest)
-    run = run.resolve()
+    episodes, run = tasks.simulated(sweep.task).load(sweep.config({}).data), run.resolve()
+    with _alone(run):
+        _prepare(sweep, run, resume, episodes.digest)
+        return _run_sweep(sweep, run, episodes, on_trials)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Two sweeps would continue each other's trials. Raises `RunError`."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / SWEEP_LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{run}: a sweep is under way in it; wait for it, or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_sweep(sweep: Sweep, run: Path, episodes: Episodes, on_trials: OnTrials | None) -> SweepResult:
     with tracking(sweep.track, run, Kind.SWEEP, sweep.model_dump(mode="json")) as tracker, session() as cpus:
         sweep = sweep.model_copy(update={"track": tracker.track})  # what cannot be had here is not tried in each trial
         shares = divide(sweep, cpus)
         shared = ray.put(episodes)
         service: Any = (
             ray.remote(RolloutService)
-            .options(num_cpus=0, max_concurrency=2 * shares.trials_at_once * sweep.seeds_per_trial + 4)
+            .options(
+                num_cpus=0,
+                max_concurrency=2 * shares.trials_at_once * sweep.seeds_per_trial + 4,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+            )
             .remote(run, sweep.task, shared, shares.actors, sweep.resources.slots, shares.cpus_per_actor)
         )
         try:
@@ -152,7 +179,10 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
     if manifest is not None:
         before = parse_sweep(manifest["sweep"], str(run / MANIFEST)) if "sweep" in manifest else None
         same = {key: getattr(before, key, None) == getattr(sweep, key) for key in _FIXED}
-        same["eval.rungs"] = before is not None and before.eval.rungs == sweep.eval.rungs
+        if before is not None:
+            same["search"] = (before.search.method, before.search.seed) == (sweep.search.method, sweep.search.seed)
+            same["eval.rungs"] = before.eval.rungs == sweep.eval.rungs
+            same["eval.episodes"] = before.eval.episodes <= sweep.eval.episodes  # or a race would see the search's
         same["demonstrations"] = manifest.get("dataset_digest") == dataset_digest
         for key in [key for key, equal in same.items() if not equal]:
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
@@ -172,6 +202,7 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
     if not proposals.left:
         return
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
+    listener = _Listener(context, proposals, on_trials)
     alone = sweep.resources.workers_per_trial == 1
     resources = {"cpu": context.cpus, "gpu": sweep.gpus} if alone else {"cpu": WATCHING}
     # Tune's own bookkeeping is not needed to resume, so it does not belong in the run.
@@ -179,8 +210,8 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(_trial, context=context), resources),
             tune_config=tune.TuneConfig(
-                search_alg=_Proposed(proposals, sweep.objective.mode),
-                scheduler=asha(sweep, records) if sweep.scheduler is Scheduler.ASHA else None,
+                search_alg=_Proposed(proposals, listener, sweep.objective.mode),
+                scheduler=Halving(sweep, records) if sweep.scheduler is Scheduler.ASHA else None,
                 num_samples=-1,  # as many as are proposed
                 max_concurrent_trials=at_once,
                 reuse_actors=alone,  # but where it has a group of workers, which must end with the trial
@@ -188,9 +219,13 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
             run_config=tune.RunConfig(
                 storage_path=storage,
                 verbose=0,
-                callbacks=[_Listener(context, proposals, on_trials)],
+                callbacks=[listener],
             ),
         ).fit()
+    if listener.broken:
+        raise listener.broken
+    for record in listener.stopped:  # whose workers may have written on until they ended
+        write_record(run, record)
 
 
 def _trial(config: Mapping[str, Any], context: Context) -> None:
@@ -213,31 +248,57 @@ def _as_asked_now(sweep: Sweep, run: Path, record: TrialRecord) -> TrialRecord:
     return record
 
 
-def asha(sweep: Sweep, records: Sequence[TrialRecord]) -> ASHAScheduler:
-    """Successive halving over epochs of the training; its rungs know the trials of an earlier start."""
-    rungs = sweep.rung_epochs(sweep.config({}).train.epochs)
-    scheduler = ASHAScheduler("epoch", "objective", sweep.objective.mode, max_t=rungs[-1] + 1, grace_period=rungs[0])
-    known: Any = scheduler  # whose methods ask of a trial only its name, and nothing of who runs it
-    for record in records:
-        if record.status in (Status.RUNNING, Status.ERROR):
-            continue
-        trial = SimpleNamespace(trial_id=record.trial)
-        known.on_trial_add(None, trial)
-        for count in range(len(record.rungs)):
-            best = record.model_copy(update={"rungs": record.rungs[: count + 1]}).best(sweep.objective)
-            assert best is not None
-            known.on_trial_result(None, trial, {"epoch": record.rungs[count].epoch, "objective": best.objective})
-    return scheduler
+class Halving(ASHAScheduler):
+    """Successive halving over epochs of the training. It knows a trial by its setting, also that of an earlier start.
+
+    Its milestones are the first rung and four, sixteen, ... times its epoch. What was decided once is not decided
+    again: a trial that goes on reports its rungs anew, and is not held against itself.
+    """
+
+    def __init__(self, sweep: Sweep, records: Sequence[TrialRecord]) -> None:
+        rungs = sweep.rung_epochs(sweep.config({}).train.epochs)
+        super().__init__("epoch", "objective", sweep.objective.mode, max_t=rungs[-1] + 1, grace_period=rungs[0])
+        self._sweep = sweep
+        for record in records:
+            known: Any = SimpleNamespace(trial_id=record.trial)
+            controller: Any = None  # of which it asks nothing
+            super().on_trial_add(controller, known)
+            for count, rung in enumerate(record.rungs, start=1):
+                best = record.model_copy(update={"rungs": record.rungs[:count]}).best(sweep.objective)
+                assert best is not None
+                super().on_trial_result(controller, known, {"epoch": rung.epoch, "objective": best.objective})
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, self._named(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        return super().on_trial_result(tune_controller, self._named(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        super().on_trial_complete(tune_controller, self._named(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_remove(tune_controller, self._named(trial))
+
+    def _named(self, trial: Any) -> Any:
+        return SimpleNamespace(trial_id=name_of(self._sweep, trial))
+
+
+def name_of(sweep: Sweep, trial: Any) -> str:
+    """What a trial of Tune is called in the run."""
+    return trial_id(sweep.config(trial.config[SETTING]))
 
 
 class _Proposed(Searcher):
     """The study, as Tune asks for settings."""
 
-    def __init__(self, proposals: Proposals, mode: str) -> None:
+    def __init__(self, proposals: Proposals, listener: "_Listener", mode: str) -> None:
         super().__init__(metric="objective", mode=mode)
-        self._proposals = proposals
+        self._proposals, self._listener = proposals, listener
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self._listener.broken:
+            return Searcher.FINISHED
         proposal = self._proposals.next()
         if proposal is not None:
             return {SETTING: proposal.setting}
@@ -260,7 +321,11 @@ class _Listener(tune.Callback):
     def __init__(self, context: Context, proposals: Proposals, on_trials: OnTrials | None) -> None:
         self._sweep, self._run = context.sweep, context.run
         self._proposals, self._on_trials = proposals, on_trials
+        self._service = context.service
         self._failed: set[str] = set()
+        self.stopped: list[TrialRecord] = []
+        self.broken: RayError | None = None
+        """What ended the service of rollouts, if anything did: nothing can be tried any more."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore a run; we never do, and a live display cannot be pickled."""
@@ -271,36 +336,59 @@ class _Listener(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         # The scheduler stops a trial without a word to it.
-        self._heard(trial, lambda record: {"status": Status.STOPPED} if record.status is Status.RUNNING else {})
+        self._release(trial)
+        stopped = {"status": Status.STOPPED, "ended": datetime.now(UTC)}
+        self._heard(trial, lambda record: stopped if record.status is Status.RUNNING else {})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Its process died, or a node, or it raised what is no fault of its setting: it goes on in another process."""
         if trial.trial_id in self._failed:  # Tune may tell it twice
             return
         self._failed.add(trial.trial_id)
-        error = trial.get_pickled_error() or trial.get_error()
-        reason = "did not finish" if error is None else last_line(error)
+        self._release(trial)
+        try:
+            ray.get(self._service.check.remote())
+        except RayError as error:  # then no trial can go on, and it is the fault of none
+            self.broken = error
+            return
 
         def change(record: TrialRecord) -> dict[str, Any]:
-            failures = record.failures + 1
-            spent = failures > self._sweep.resources.retries
-            return {"failures": failures, "error": reason, "status": Status.ERROR if spent else Status.RUNNING}
+            failed = {"failures": record.failures + 1, "error": _reason(trial)}
+            if failed["failures"] <= self._sweep.resources.retries:
+                return failed
+            return failed | {"status": Status.ERROR, "ended": datetime.now(UTC)}
 
         record = self._heard(trial, change)
         if record.status is Status.RUNNING:
             self._proposals.again(record)
 
+    def _release(self, trial: Any) -> None:
+        if self._sweep.resources.workers_per_trial > 1:
+            from bet_ray.distributed import release_workers
+
+            release_workers(self._run, name_of(self._sweep, trial))
+
     def _heard(self, trial: Any, change: Callable[[TrialRecord], dict[str, Any]] = lambda _: {}) -> TrialRecord:
-        setting = trial.config[SETTING]
-        name = trial_id(self._sweep.config(setting))
+        name = name_of(self._sweep, trial)
         record = read_record(self._run, name)
         if record is None:  # it died before it could begin
+            setting = trial.config[SETTING]
             record = TrialRecord(trial=name, setting=setting, status=Status.RUNNING, rungs=[], train_seconds=0.0)
         changes = change(record)
         if changes:
             record = record.model_copy(update=changes)
             write_record(self._run, record)
         self._proposals.heard(record)
+        if record.status is Status.STOPPED:
+            self.stopped.append(record)
         if self._on_trials:
             self._on_trials(read_trials(self._run, self._sweep.objective))
         return record
+
+
+def _reason(trial: Any) -> str:
+    """Why a trial of Tune failed."""
+    try:  # not `get_error`, which looks where Tune will put a copy later
+        return [line for line in Path(trial.error_file).read_text().splitlines() if line.strip()][-1].strip()
+    except (OSError, TypeError, IndexError):
+        return "did not finish"

@@ -234,6 +234,46 @@ def test_a_study_of_another_task_or_direction_is_no_start(new_run: Callable[[str
         Proposals(sweep_of(**warm), new_run("d"), [])
 
 
+def test_a_value_that_the_space_has_not_is_not_learnt(new_run: Callable[[str], Path]) -> None:
+    sweep, run = sweep_of(trials=8), new_run("a")
+    settings = list(searched(Proposals(sweep, run, []), sweep, []))
+    narrower = sweep_of(space=SPACE | {"gamma": [0]}, search={"method": "tpe", "warm_start": str(run)})
+    Proposals(narrower, new_run("b"), [])
+    assert len(study_of(run.parent / "b").get_trials()) == sum(setting["loss.gamma"] == 0 for setting in settings)
+
+
+def test_a_study_of_another_run_is_not_joined(new_run: Callable[[str], Path]) -> None:
+    storage = f"sqlite:///{new_run('x').parent / 'shared.db'}"
+    sweep = sweep_of(search={"method": "tpe", "storage": storage})
+    first, second = new_run("x/t"), new_run("y") / "t"
+    second.mkdir()
+    Proposals(sweep, first, [])
+    with pytest.raises(UsageError, match="has a study 't' of another run; choose another --out"):
+        Proposals(sweep, second, [])
+    Proposals(sweep, first, [])
+
+
+def test_an_exhausted_search_asks_no_more(new_run: Callable[[str], Path]) -> None:
+    sweep, run = sweep_of(space={"gamma": [0, 2]}, trials=50), new_run("a")
+    proposals = Proposals(sweep, run, [])
+    assert [proposals.next() is None for _ in range(4)] == [False, False, True, True]
+    asked = len(study_of(run).get_trials())
+    assert proposals.next() is None
+    assert len(study_of(run).get_trials()) == asked
+
+
+def test_a_study_that_the_records_contradict_is_told_anew(new_run: Callable[[str], Path]) -> None:
+    """A sweep resumed with more episodes judges its trials again."""
+    sweep, run, records = sweep_of(trials=4), new_run("a"), list[TrialRecord]()
+    list(searched(Proposals(sweep, run, []), sweep, records))
+    reopened = [record.model_copy(update={"status": Status.RUNNING, "rungs": []}) for record in records[:2]]
+    resumed = Proposals(sweep, run, [*reopened, *records[2:]])
+    assert resumed.left == 2
+    again = [resumed.next(), resumed.next()]
+    assert [proposal.trial for proposal in again if proposal] == [record.trial for record in reopened]
+    assert len(study_of(run).get_trials()) == 4
+
+
 def test_a_study_lives_where_the_sweep_says(new_run: Callable[[str], Path]) -> None:
     run = new_run("a")
     storage = f"sqlite:///{run.parent / 'shared.db'}"

@@ -140,6 +140,7 @@ SHIPPED = {
     "blockpush_window": 4,
     "pointmass1_modes": 8,
     "pointmass_demo": 12,
+    "pusht_race": 45,
     "pusht_small": 8,
 }
 

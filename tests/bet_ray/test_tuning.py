@@ -14,17 +14,20 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 import pytest
+import ray
+from filelock import FileLock
 from psutil import Process
 from ray.tune.schedulers import ASHAScheduler
 
 from bet import Policy
 from bet.config import ConfigError
-from bet_ray.manifest import RunError
+from bet_ray.manifest import SWEEP_LOCK, RunError
 from bet_ray.results import KEY
 from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Sweep, parse_sweep
+from bet_ray.training import trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_trials
-from bet_ray.tuning import asha, divide, run_sweep
+from bet_ray.tuning import SETTING, Halving, divide, run_sweep
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
 TREE: dict[str, Any] = {
@@ -165,11 +168,21 @@ def test_tpe_asks_optuna_and_keeps_its_study(ray_session: int, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_workers_that_share_a_training_are_judged_at_every_rung(ray_session: int, tmp_path: Path) -> None:
-    sweep = sweep_of(space={"bins": [3, 6]}, resources={"workers_per_trial": 2, "trials_at_once": 1}, scheduler="asha")
-    trials = run_sweep(sweep, tmp_path / "run").trials
-    assert {trial.status for trial in trials} <= {Status.DONE, Status.STOPPED}
-    assert [rung.epoch for rung in trials[0].rungs] == [1, 2]
-    assert trials[0].train_seconds > 0
+    sweep = sweep_of(
+        space={"bins": [6, 1]},
+        base={"train": {"epochs": 12, **QUICK}},
+        eval={"episodes": 20, "rungs": 4, "winner_episodes": 30},
+        resources={"workers_per_trial": 2, "trials_at_once": 1},
+        scheduler="asha",
+    )
+    best, stopped = run_sweep(sweep, tmp_path / "run").trials
+    assert (best.status, [rung.epoch for rung in best.rungs]) == (Status.DONE, [3, 6, 9, 12])
+    assert stopped.status is Status.STOPPED
+    assert best.train_seconds > 0
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray_session:  # those of the stopped trial's workers among them
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -187,18 +200,45 @@ def test_seeds_side_by_side_are_those_trained_one_after_another(ray_session: int
 def test_the_rungs_of_successive_halving_survive_a_resume() -> None:
     """Three of four earlier trials were better at the first rung: a new one that is worse stops there."""
     sweep = sweep_of(scheduler="asha", base={"train": {"epochs": 8, **QUICK}}, eval={"episodes": 20, "rungs": 4})
-    earlier = [_judged(f"{value}", value) for value in (0.8, 0.7, 0.6)]
+    earlier = [_judged(sweep, bins, value) for bins, value in ((1, 0.8), (2, 0.7), (3, 0.6))]
     for records, decision in (([], ASHAScheduler.CONTINUE), (earlier, ASHAScheduler.STOP)):
-        scheduler: Any = asha(sweep, records)
-        new = SimpleNamespace(trial_id="new")
+        scheduler: Any = Halving(sweep, records)
+        new = _of_tune(9)
         scheduler.on_trial_add(None, new)
         assert scheduler.on_trial_result(None, new, {"epoch": 2, "objective": 0.5}) == decision
 
 
-def _judged(name: str, value: float) -> TrialRecord:
-    triple = (value, value, value)
-    rung = Rung(epoch=2, objective=value, primary=triple, success=triple, episodes=20, val_loss=1, by_seed={})
-    return TrialRecord(trial=name, setting={}, status=Status.STOPPED, rungs=[rung], train_seconds=1.0)
+def test_a_trial_that_goes_on_is_not_stopped_at_a_rung_that_it_passed() -> None:
+    """Killed after its third rung, the best of all; at its first it had been below the others."""
+    sweep = sweep_of(scheduler="asha", base={"train": {"epochs": 8, **QUICK}}, eval={"episodes": 20, "rungs": 4})
+    late = _judged(sweep, 9, 0.3, 0.5, 0.9).model_copy(update={"status": Status.RUNNING})
+    scheduler: Any = Halving(sweep, [_judged(sweep, bins, 0.4) for bins in (1, 2, 3)] + [late])
+    again = _of_tune(9)
+    scheduler.on_trial_add(None, again)
+    for epoch, objective in ((2, 0.3), (4, 0.5), (6, 0.9)):
+        result = {"epoch": epoch, "objective": objective}
+        assert scheduler.on_trial_result(None, again, result) == ASHAScheduler.CONTINUE
+
+
+def _of_tune(bins: int) -> Any:
+    """A trial, as Tune hands it to a scheduler."""
+    return SimpleNamespace(trial_id="tune's", config={SETTING: {"codebook.bins": bins}})
+
+
+def _judged(sweep: Sweep, bins: int, *values: float) -> TrialRecord:
+    rungs = [
+        Rung(epoch=2 * place, objective=v, primary=(v, v, v), success=(v, v, v), episodes=20, val_loss=1, by_seed={})
+        for place, v in enumerate(values, start=1)
+    ]
+    setting = {"codebook.bins": bins}
+    name = trial_id(sweep.config(setting))
+    return TrialRecord(trial=name, setting=setting, status=Status.STOPPED, rungs=rungs, train_seconds=1.0)
+
+
+def test_two_sweeps_do_not_share_a_run(tmp_path: Path) -> None:
+    with FileLock(tmp_path / SWEEP_LOCK), pytest.raises(RunError, match="a sweep is under way in it"):
+        run_sweep(sweep_of(), tmp_path)
+    assert not (tmp_path / "policies").exists()
 
 
 TWELVE = {

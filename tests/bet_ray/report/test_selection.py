@@ -10,6 +10,7 @@ from bet_ray.report.compute import answer, leaderboard
 from bet_ray.report.records import read_records
 from bet_ray.report.render import render
 from bet_ray.selection import read_race
+from bet_ray.sweep import Race
 from bet_ray.trials import TrialRecord, read_trials
 
 from ..pages import Page
@@ -63,6 +64,16 @@ def test_the_race_sees_episodes_that_the_search_has_not_and_is_told(pushed_race:
         Recorded.of(pushed_race.run)  # the benchmark that resamples a sweep wants more of them
     words = Page(render(read_records(pushed_race.run))).words
     assert f"Race of 4 settings: {str(race).partition(': ')[2]}" in words
+
+
+def test_a_lone_contender_needs_no_race(new_sweep: NewSweep) -> None:
+    small = new_sweep(task="pointmass1", space={"bins": [2]}, eval={"episodes": 4, "winner_episodes": 4})
+    (trial,) = trials_of(small)
+    assert trial.tied
+    raced = small.sweep.model_copy(update={"eval": small.sweep.eval.model_copy(update={"race": Race()})})
+    small = SmallSweep(small.run, raced, small.episodes)
+    small.finish()
+    assert read_race(small.run) is None
 
 
 @pytest.fixture
