@@ -21,6 +21,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from bet import Policy
 from bet.config import ConfigError
+from bet.errors import FailedRunError
 from bet_ray.manifest import SWEEP_LOCK, RunError
 from bet_ray.results import KEY
 from bet_ray.study import STUDY_DB
@@ -169,8 +170,9 @@ def test_tpe_asks_optuna_and_keeps_its_study(ray_session: int, tmp_path: Path) -
 @pytest.mark.slow
 def test_workers_that_share_a_training_are_judged_at_every_rung(ray_session: int, tmp_path: Path) -> None:
     sweep = sweep_of(
-        space={"bins": [6, 1]},
-        base={"train": {"epochs": 12, **QUICK}},
+        space={"train.lr": [3e-3, 1e-6]},
+        base={"train": {"epochs": 12, "batch_size": 512}},
+        objective="val_loss",
         eval={"episodes": 20, "rungs": 4, "winner_episodes": 30},
         resources={"workers_per_trial": 2, "trials_at_once": 1},
         scheduler="asha",
@@ -286,6 +288,26 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     assert tables[0].select(keys).equals(tables[1].select(keys))
     study = optuna.load_study(study_name="run", storage=f"sqlite:///{run / STUDY_DB}")
     assert sorted(trial.user_attrs["trial"] for trial in study.trials) == sorted(t.trial for t in resumed.trials)
+
+
+@pytest.mark.slow
+def test_a_service_that_dies_blames_no_setting_and_a_resume_tries_them_all(ray_session: int, tmp_path: Path) -> None:
+    run, sweep = tmp_path / "run", sweep_of(space={"bins": [1, 2, 3, 6]}, resources={"retries": 0})
+    killed: list[Process] = []
+
+    def kill(trials: list[TrialRecord]) -> None:
+        if not killed and any(trial.status is Status.DONE for trial in trials):
+            everyone = Process().children(recursive=True)
+            killed.extend(each for each in everyone if "RolloutService" in " ".join(each.cmdline()))
+            killed[0].kill()
+
+    with pytest.raises(FailedRunError, match="--resume continues the sweep"):
+        run_sweep(sweep, run, on_trials=kill)
+    before = read_trials(run, sweep.objective)
+    assert [trial.failures for trial in before] == [0] * len(before)
+    assert Status.ERROR not in {trial.status for trial in before}
+    trials = run_sweep(sweep, run, resume=True).trials
+    assert [trial.status for trial in trials] == [Status.DONE] * 4
 
 
 def _outcome(trial: TrialRecord) -> dict[str, Any]:
