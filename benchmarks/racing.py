@@ -42,7 +42,6 @@ from rich.table import Table
 from scipy import special, stats
 
 from bet.config import Split
-from bet.policy import Policy
 from bet.racing import Standing, Verdict, race
 from bet.sequential import looks
 from bet.stats import Interval, Method, rate_interval
@@ -107,9 +106,8 @@ class Recorded:
         seen, seeds = records.sweep.eval.episodes, records.sweep.seeds_per_trial
         scores: list[pd.Series] = []
         for trial, rung in records.judged():
-            digests = [Policy.load(run / "policies" / name).digest for name in trial.policies(rung)]
             rows = records.episodes.filter(
-                pc.field("policy_digest").isin(digests)
+                pc.field("policy_digest").isin(records.digests(trial, rung))
                 & (pc.field("split") == Split.TUNE.value)
                 & (pc.field("protocol_digest") == records.protocol.digest)
                 & (pc.field("index") >= seen)

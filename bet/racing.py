@@ -122,20 +122,20 @@ def race(
         episodes = look
         leader, *others = sorted(left, key=lambda place: -float(rows[place][:look].mean()))
         ahead = {place: rows[leader][:look] - rows[place][:look] for place in others}
-        lost = [place for place in others if _is_higher(ahead[place], 0.0, level)]
+        lost = [place for place in others if is_higher(ahead[place], 0.0, level)]
         left = [leader, *(place for place in others if place not in lost)]
         dropped += [Dropped(place, look, leader) for place in sorted(lost)]
         if len(left) == 1:
             return standing(Verdict.WINNER, None, 0.0)
-        if all(_is_higher(ahead[place], -margin, level) for place in left[1:]):
+        if all(is_higher(ahead[place], -margin, level) for place in left[1:]):
             return standing(Verdict.TIED, None, margin)
     thousandths = bisect_left(
-        range(1000), True, key=lambda most: all(_is_higher(ahead[place], -most / 1000, level) for place in left[1:])
+        range(1000), True, key=lambda most: all(is_higher(ahead[place], -most / 1000, level) for place in left[1:])
     )
     return standing(Verdict.UNDECIDED, None, thousandths / 1000)
 
 
-def _is_higher(differences: NDArray[np.float64], mean: float, level: float) -> bool:
+def is_higher(differences: NDArray[np.float64], mean: float, level: float) -> bool:
     """Whether differences (n,) in [-1, 1] have, at any of the n, refuted that theirs is `mean` or less."""
     bar = -log(level)
     # Most have not, and that is cheap to see. log(1 + y) <= y - k y^2 for y <= top, so whatever the share c in [0, 1],

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bet.errors import UsageError
+from bet.wording import duration
 from bet_ray.experiments import TUNE_EPISODES, Size
 
 EPISODES = 400  # half a Wilson interval of a rate of one half is then .049
@@ -30,15 +31,6 @@ def parse_budget(text: str) -> float:
     if not seconds:
         raise UsageError(f"--budget: {text!r} is no time at all")
     return seconds
-
-
-def duration(seconds: float) -> str:
-    """`90 s`, `45 min`, `2.5 h`, `3.1 days`."""
-    if seconds < 120:
-        return f"{math.ceil(seconds)} s"
-    if seconds < 2 * 3600:
-        return f"{math.ceil(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:,.1f} days"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ each setting, and so favour all of them.
 
 import logging
 from collections.abc import Callable, Sequence
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from bet import tasks
 from bet.config import Frozen, Split
 from bet.measure import Measurement
 from bet.policy import Policy
-from bet.racing import Standing, Verdict, race
-from bet.sequential import Side, anytime_interval, log_evidence, looks
+from bet.racing import Standing, Verdict, is_higher, race
+from bet.sequential import anytime_interval, looks
 from bet.stats import simultaneous_confidence
 from bet.wording import counted
 from bet_ray.evaluation import measurement
@@ -28,9 +27,10 @@ from bet_ray.manifest import write_text
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.trainable import policy_job
 from bet_ray.trials import Measured, Raced, Rung, TrialRecord, read_record, read_trials, write_record
+from bet_ray.values import Estimate
 from bet_ray.worker import Job
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RACE_JSON = "race.json"
 ALPHA = 0.05
@@ -143,7 +143,7 @@ class Contest:
             if asked.budget is not None and spent + cost > asked.budget:
                 plan = [look for look in plan if look <= standing.episodes]
                 if not plan:
-                    logger.warning("eval.race.budget: %d episodes are fewer than one round's %d", asked.budget, cost)
+                    log.warning("eval.race.budget: %d episodes are fewer than one round's %d", asked.budget, cost)
                     return None
                 standing = race(scores, plan, ALPHA, asked.margin)
                 break
@@ -159,7 +159,7 @@ class Contest:
                 found = anytime_interval(scores[place])
                 raced = Raced(
                     episodes=len(scores[place]) * seeds,
-                    primary=(found.estimate, found.low, found.high),
+                    primary=Estimate.of(found),
                     beaten_by=by.get(place),
                 )
                 self._change(contenders[place][0], race=raced)
@@ -198,7 +198,7 @@ class Contest:
             return ours.low > others.high
         name = "success" if self._sweep.objective is Objective.SUCCESS else "primary"
         ahead = self._by_episode(best, name) - self._by_episode(table, name)
-        return bool(log_evidence(ahead, side=Side.HIGHER).max() >= -log(level))
+        return is_higher(ahead, 0.0, level)
 
     def _by_episode(self, table: pa.Table, name: str) -> NDArray[np.float64]:
         """A column's mean over training seeds, which all meet the same episodes, (n,) by index."""
@@ -214,8 +214,8 @@ class Contest:
         for (trial, _), table in zip(finalists, tables, strict=True):
             found = self.reports[trial.trial] = measurement(self._task, table, confidence)
             measured = Measured(
-                primary=(found.primary.estimate, found.primary.low, found.primary.high),
-                success=(found.success.estimate, found.success.low, found.success.high),
+                primary=Estimate.of(found.primary),
+                success=Estimate.of(found.success),
                 episodes=found.episodes,
                 confidence=confidence,
             )

@@ -1,4 +1,7 @@
-"""The pool as a Ray actor: trials on any node hand it policies, it hands back episode tables, through one ledger."""
+"""What all trials of a sweep share, as a Ray actor: the pool, the ledger it fills, and the codebooks.
+
+Trials on any node hand it policies, it hands back episode tables.
+"""
 
 import logging
 import queue

@@ -11,6 +11,7 @@ from functools import partial
 
 import ray
 from ray._private import ray_constants, services, worker
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _Popen = services.ConsolePopen  # with which Ray starts its processes
 
@@ -60,6 +61,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Has an actor run where its caller does, or not at all."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def last_line(error: BaseException) -> str:

@@ -164,12 +164,11 @@ class Proposals:
 
     def _catch_up(self, records: Mapping[str, TrialRecord]) -> Iterator[Proposal]:
         """Tell the study what it has not heard; what was under way is to be continued."""
-        heard: set[str] = set()
+        heard: set[str | None] = set()
         for trial in self._study.get_trials(deepcopy=False):
             name = trial.user_attrs.get(TRIAL)
-            if name is not None:
-                heard.add(name)
             if trial.state.is_finished():
+                heard.add(name)
                 continue
             key = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
             try:

@@ -406,9 +406,9 @@ class Sweep(Frozen):
         yield from {canonical_json(setting): setting for setting in drawn}.values()
 
     def chosen(self, pick: Callable[[str, Any], Any]) -> dict[str, Any]:
-        """A setting of the space, `pick(key, values)` for each key that counts in it."""
+        """A setting, `pick(key, values)` for each key that counts in it."""
         setting: dict[str, Any] = {}
-        for key, values in (self.space or {}).items():
+        for key, values in (self.space or self.choices).items():
             if _counts(values, setting):
                 setting[key] = pick(key, values)
         return setting

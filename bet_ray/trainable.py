@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bet import tasks
 from bet.config import Config, Split
@@ -21,10 +20,12 @@ from bet.policy import Policy
 from bet.training import Epoch, FittedActions, TrainingDivergedError
 from bet.workers import ALONE, Workers
 from bet_ray.evaluation import measurement, recipe_of
+from bet_ray.session import on_this_node
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.tracking import Kind, epoch_numbers, tracking
 from bet_ray.training import CHECKPOINT_SECONDS, SeedRun, trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_record, write_record
+from bet_ray.values import Estimate
 from bet_ray.worker import Job
 
 Report = Callable[[dict[str, Any]], object]
@@ -194,8 +195,8 @@ def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: Sequence[pa.Table])
     return Rung(
         epoch=epoch,
         objective=objective,
-        primary=(primary.estimate, primary.low, primary.high),
-        success=(success.estimate, success.low, success.high),
+        primary=Estimate.of(primary),
+        success=Estimate.of(success),
         episodes=overall.episodes,
         val_loss=val_loss,
         by_seed=by_seed,
@@ -261,9 +262,8 @@ class _Seeds:
     def __init__(self, context: Context, configs: Sequence[Config], workers: Workers) -> None:
         at_once = min(context.seeds_at_once, len(configs))
         while len(_beside) < at_once - 1:
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             # The trial has reserved the CPUs of all its seeds.
-            _beside.append(ray.remote(_Seat).options(num_cpus=0, scheduling_strategy=here).remote())
+            _beside.append(ray.remote(_Seat).options(num_cpus=0, scheduling_strategy=on_this_node()).remote())
         self._here, self._beside = _Seat(), _beside[: at_once - 1]
         actions = context.service.codebook.remote(configs[0])
         begun = [

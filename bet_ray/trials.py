@@ -34,10 +34,6 @@ class Rung(Frozen):
     by_seed: dict[int, tuple[float, float]]
     """Training seed -> its policy's primary and success rate."""
 
-    def interval(self, objective: Objective) -> tuple[float, float, float] | None:
-        """Estimate, low, high of the objective; None for a loss, which has no interval."""
-        return {Objective.PRIMARY: self.primary, Objective.SUCCESS: self.success, Objective.VAL_LOSS: None}[objective]
-
 
 class Raced(Frozen):
     """What the race after the search says of a setting, on episodes that the search has not seen."""

@@ -4,7 +4,6 @@ Resuming needs no state of Tune's: a setting has its own directory, a training i
 proposal its place in the study. Run the same sweep again and what is done is found done.
 """
 
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bet import tasks
 from bet.config import ConfigError
@@ -33,7 +31,7 @@ from bet.measure import Measurement
 from bet_ray.manifest import MANIFEST, SWEEP_LOCK, SWEEP_YAML, RunError, earlier_manifest, write_manifest, write_text
 from bet_ray.selection import Contest, OnTrials
 from bet_ray.service import RolloutService
-from bet_ray.session import session
+from bet_ray.session import on_this_node, session
 from bet_ray.study import Proposals
 from bet_ray.sweep import Scheduler, Sweep, parse_sweep, sweep_yaml
 from bet_ray.tracking import Kind, interval_numbers, tracking
@@ -41,8 +39,6 @@ from bet_ray.trainable import WATCHING, Context, judge, rung_numbers
 from bet_ray.training import set_best, trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_record, read_trials, write_record, write_trials
 from bet_ray.worker import Job
-
-log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 30.0  # for the last episodes to be published; as parts they are as safe
 # What a resume cannot change.
@@ -134,7 +130,7 @@ def _run_sweep(sweep: Sweep, run: Path, episodes: Episodes, on_trials: OnTrials 
             .options(
                 num_cpus=0,
                 max_concurrency=2 * shares.trials_at_once * sweep.seeds_per_trial + 4,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+                scheduling_strategy=on_this_node(),
             )
             .remote(run, sweep.task, shared, shares.actors, sweep.resources.slots, shares.cpus_per_actor)
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bet.wording import counted
+from bet.wording import counted, duration
 from bet_ray.cli.console import board, console, errors, progress_bar, resumable, run_directory, to_resume
 from bet_ray.cli.leaderboard import live_leaderboard
 
@@ -46,7 +46,7 @@ def reproduce(
 ) -> None:
     """Run a published experiment, whole or in a given time, and print ours beside what was published."""
     from bet.errors import UsageError
-    from bet_ray.budget import duration, parse_budget
+    from bet_ray.budget import parse_budget
     from bet_ray.experiments import EXPERIMENTS, experiment_named
 
     if listed:

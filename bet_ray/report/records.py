@@ -41,7 +41,7 @@ class Winner:
     @property
     def policies(self) -> list[str]:
         """TRIAL/SEED/EPOCH of each training seed."""
-        return policy_names(self.trial, self.rung)
+        return self.trial.policies(self.rung)
 
     @property
     def measured(self) -> bool:
@@ -90,7 +90,7 @@ class Records:
 
     def digests(self, trial: TrialRecord, rung: Rung) -> list[str]:
         """Of the policies that a rung was judged by, those that are kept."""
-        found = (kept_digest(self.run / "policies" / name) for name in policy_names(trial, rung))
+        found = (kept_digest(self.run / "policies" / name) for name in trial.policies(rung))
         return [digest for digest in found if digest is not None]
 
     def rows_of(self, trial: TrialRecord, rung: Rung) -> pa.Table:
@@ -124,11 +124,6 @@ def read_records(run: Path) -> Records:
     )
 
 
-def policy_names(trial: TrialRecord, rung: Rung) -> list[str]:
-    """TRIAL/SEED/EPOCH of a trial's policies at a rung, one for each training seed."""
-    return [f"{trial.trial}/{seed}/{rung.epoch}" for seed in rung.by_seed]
-
-
 def episodes_of(table: pa.Table, protocol: Protocol, digests: Sequence[str], split: Split, count: int) -> pa.Table:
     """Episodes 0..count-1 of some policies on a split. Of several numerics, the one with most rows: they never mix.
 
@@ -152,7 +147,7 @@ def _winner(
     rung = best.best(sweep.objective) if best else None
     if best is None or rung is None:
         return None
-    names, count = policy_names(best, rung), sweep.eval.winner_episodes
+    names, count = best.policies(rung), sweep.eval.winner_episodes
     digests = [Policy.load(run / "policies" / name).digest for name in names]
     rows = episodes_of(episodes, protocol, digests, Split.REPORT, count)
     return Winner(best, rung, rows, count * len(names))

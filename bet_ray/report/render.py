@@ -6,6 +6,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from bet.metrics import PushTOutcome
+from bet.wording import duration
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
 from bet_ray.published import PUBLISHED, PUBLISHED_RATES
@@ -60,7 +61,7 @@ def render(records: Records) -> str:
     )
     return render_page(
         TEMPLATE,
-        filters={"as_estimate": Estimate.of, "duration": _duration},
+        filters={"as_estimate": Estimate.of, "duration": duration},
         title=records.sweep.question,
         sweep=records.sweep,
         task=records.task,
@@ -129,13 +130,3 @@ def _coverage(records: Records) -> go.Figure | None:
         return None
     best = records.winner.rows.column("best_coverage").drop_null().to_pylist()  # null after an error
     return figures.coverage_figure(best)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 0.1:
-        return f"{1000 * seconds:.2g} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -19,7 +19,7 @@ from bet.rollout import rollout
 from bet.stats import mean_interval, rate_interval
 from bet.tasks import SimulatedTask
 from bet_ray.evaluation import measurement, recipe_of
-from bet_ray.report.records import Records, policy_names
+from bet_ray.report.records import Records
 from bet_ray.results import KEY
 from bet_ray.saved import saved_trajectories
 from bet_ray.trials import Rung, TrialRecord
@@ -148,7 +148,7 @@ def _recorded(records: Records, rows: pa.Table) -> dict[str, list[NDArray[np.flo
 
 def _rolled_out_again(records: Records, trial: TrialRecord, rung: Rung) -> Paths:
     """Paths on `tune` are not stored, but an episode is the same whenever it runs."""
-    policy = Policy.load(records.run / "policies" / policy_names(trial, rung)[0])
+    policy = Policy.load(records.run / "policies" / trial.policies(rung)[0])
     found = []
     for result in sorted(
         rollout(policy, recipe_of(policy), Split.TUNE, range(DRAWN), DRAWN), key=lambda result: result.index

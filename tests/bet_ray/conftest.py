@@ -1,6 +1,7 @@
 """A small trained run and a shared Ray session for the engine's tests."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from bet import tasks
 from bet.config import make_config
 from bet.policy import Policy
+from bet_ray.cli import main
 from bet_ray.session import session
 from bet_ray.training import begin, train
+from tests.bet_ray.commands import Command, Done
 from tests.bet_ray.faulty import FAULTS_FILE
 
 
@@ -29,6 +32,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def policy(trained: Path) -> Policy:
     """What the trained run holds."""
     return Policy.load(trained)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `bet-ray ...` in this process."""
+
+    def run(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["bet-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

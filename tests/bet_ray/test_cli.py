@@ -24,6 +24,7 @@ from bet.policy import Policy
 from bet_ray.cli import main
 from bet_ray.manifest import write_manifest
 from tests.bet.data.samples import some
+from tests.bet_ray.commands import Command
 
 
 def bet_ray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -36,17 +37,14 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(command: Command) -> Refused:
     """Runs a command that must fail as a usage error, and gives the one line it prints."""
 
     def run(*arguments: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["bet-ray", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        assert exit_.value.code == 2, printed
-        lines = printed.err.strip().splitlines()
-        assert len(lines) == 1, printed.err
+        done = command(*arguments)
+        assert done.code == 2, done
+        lines = done.err.strip().splitlines()
+        assert len(lines) == 1, done.err
         assert lines[0].startswith("error: ")
         return lines[0]
 
@@ -131,9 +129,9 @@ def test_a_damaged_policy_names_its_file(tmp_path: Path, refused: Refused) -> No
     assert str(tmp_path) in refused("eval", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["eval", "replay"])
+@pytest.mark.parametrize("verb", ["eval", "replay"])
 def test_a_sweep_without_a_winner_yet_says_how_to_finish_it_or_what_to_take(
-    command: str, trained: Path, tmp_path: Path, refused: Refused
+    verb: str, trained: Path, tmp_path: Path, refused: Refused
 ) -> None:
     run = tmp_path / "s"
     shutil.copytree(trained / "policies", run / "policies", ignore=shutil.ignore_patterns("best"))
@@ -142,7 +140,7 @@ def test_a_sweep_without_a_winner_yet_says_how_to_finish_it_or_what_to_take(
     finish = f"finish it with `bet-ray sweep FILE --out {run} --resume`"
     take = f"take one of its policies: {run}/policies/{policy}"
     assert (
-        refused(command, run) == f"error: {run}: the sweep is not finished, it has no winner yet; {finish}, or {take}"
+        refused(verb, run) == f"error: {run}: the sweep is not finished, it has no winner yet; {finish}, or {take}"
     )
 
 

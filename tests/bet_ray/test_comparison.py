@@ -1,6 +1,5 @@
 """Two policies on the same episodes: what is said of which is better, and what `compare` and `plan` print."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,12 +18,12 @@ from bet.rollout import End, EpisodeResult
 from bet.sequential import anytime_comparison, looks
 from bet.stats import Method, paired_mean_difference, paired_rate_test
 from bet.tasks import SimulatedTask
-from bet_ray.cli import main
 from bet_ray.comparison import Better, ComparisonError, Rivals, compare_episodes
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import RunError, write_manifest
 from bet_ray.planning import known
 from bet_ray.results import EpisodeSource, episodes_table, execution_table
+from tests.bet_ray.commands import Command
 from tests.bet_ray.test_cli import bet_ray
 
 PUSHT, GRID = tasks.get("pusht"), tasks.get("pointmass2")
@@ -246,16 +245,13 @@ def test_what_two_runs_share_tells_a_plan(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.fixture
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def printed(command: Command) -> Callable[..., str]:
     """Runs a command in this process, and gives what it prints; error lines where it ends with 2."""
 
     def run(*arguments: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["bet-ray", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        shown = capsys.readouterr()
-        assert exit_.value.code == (2 if shown.err else 0), shown.err
-        return shown.out + shown.err
+        done = command(*arguments)
+        assert done.code == (2 if done.err else 0), done.err
+        return done.out + done.err
 
     return run
 

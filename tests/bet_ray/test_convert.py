@@ -1,6 +1,5 @@
 """`bet-ray data convert`: another format, or one line that says why not."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,22 +7,19 @@ import pytest
 
 from bet.data.formats import DataFormat, detect, load, save
 from bet.layouts import PushTLayout
-from bet_ray.cli import main
 from tests.bet.data.samples import pusht, same
+from tests.bet_ray.commands import Command
 
 Convert = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
+def convert(command: Command) -> Convert:
     """Runs the command; gives its exit code and what it prints."""
 
     def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["bet-ray", "data", "convert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), " ".join((printed.out + printed.err).split())
+        done = command("data", "convert", *arguments)
+        return done.code, " ".join((done.out + done.err).split())
 
     return run
 

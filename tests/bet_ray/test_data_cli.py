@@ -2,10 +2,8 @@
 
 import os
 import re
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
@@ -20,34 +18,16 @@ from bet.data.store import load_episodes, save_episodes
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles import pointmass
 from bet.oracles.pointmass import demonstrations
-from bet_ray.cli import main
 from tests.bet.data.samples import some
+from tests.bet_ray.commands import Command, Done
 
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Data = Callable[..., Done]
 GOOD = demonstrations(PointMassVersion.TWO, 40, seed=0)
 
 
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Data:
+def data(command: Command) -> Command:
     """Runs `bet-ray data ...`."""
-
-    def run(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["bet-ray", "data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        assert isinstance(code, int)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return run
+    return partial(command, "data")
 
 
 @pytest.fixture
@@ -71,7 +51,7 @@ def buffer(path: Path) -> Path:
 
 
 def test_list_says_where_each_tasks_demonstrations_are_and_how_to_get_them(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BET_DATA_DIR", str(tmp_path))
     listed = " ".join(data("list").out.split())
@@ -83,7 +63,7 @@ def test_list_says_where_each_tasks_demonstrations_are_and_how_to_get_them(
     assert re.search(r"pusht .* damaged people", " ".join(data("list").out.split()))
 
 
-def test_info_of_a_task_is_of_its_own_demonstrations(data: Data) -> None:
+def test_info_of_a_task_is_of_its_own_demonstrations(data: Command) -> None:
     found = data("info", "pointmass2")
     assert found.code == 0
     assert "2,000 demonstrations, 25,176 steps, digest 3083e7493abe" in found.out
@@ -94,7 +74,7 @@ def test_info_of_a_task_is_of_its_own_demonstrations(data: Data) -> None:
     assert "equal episodes: none" in found.out
 
 
-def test_info_of_a_file_flags_constant_columns_and_equal_episodes(data: Data, tmp_path: Path) -> None:
+def test_info_of_a_file_flags_constant_columns_and_equal_episodes(data: Command, tmp_path: Path) -> None:
     twice = GOOD.select(np.array([0, 1, 0]))
     still = twice.observations.copy()
     still[:, 1] = 1
@@ -106,7 +86,7 @@ def test_info_of_a_file_flags_constant_columns_and_equal_episodes(data: Data, tm
     assert not re.search(r"^ x .*constant", found, re.MULTILINE)
 
 
-def test_info_sees_a_replay_buffer_through_the_layout_asked_for(data: Data, tmp_path: Path) -> None:
+def test_info_sees_a_replay_buffer_through_the_layout_asked_for(data: Command, tmp_path: Path) -> None:
     path = buffer(tmp_path / "b.zarr")
     whole, agent = data("info", path).out, data("info", path, "--observation", "agent").out
     assert "observation layout state" in whole
@@ -115,13 +95,13 @@ def test_info_sees_a_replay_buffer_through_the_layout_asked_for(data: Data, tmp_
     assert "block sin" not in agent
 
 
-def test_validate_of_sound_demonstrations_exits_with_0(data: Data, good: Path) -> None:
+def test_validate_of_sound_demonstrations_exits_with_0(data: Command, good: Path) -> None:
     assert data("validate", good) == Done(
         0, f"40 demonstrations, {len(GOOD.actions)} steps: 0 errors, 0 warnings\n", ""
     )
 
 
-def test_validate_reports_every_fault_of_what_episodes_refuses_and_exits_with_1(data: Data, good: Path) -> None:
+def test_validate_reports_every_fault_of_what_episodes_refuses_and_exits_with_1(data: Command, good: Path) -> None:
     table = pq.read_table(good)
     for column, row in ((1, 3), (2, 50)):
         values = np.array(table.column(column).combine_chunks().flatten())
@@ -138,7 +118,7 @@ def test_validate_reports_every_fault_of_what_episodes_refuses_and_exits_with_1(
     ]
 
 
-def test_validate_lets_warnings_pass_unless_it_is_strict(data: Data, tmp_path: Path) -> None:
+def test_validate_lets_warnings_pass_unless_it_is_strict(data: Command, tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     save_episodes(GOOD.select(np.array([0, 1, 2, 1])), path)
     found = data("validate", path)
@@ -148,7 +128,7 @@ def test_validate_lets_warnings_pass_unless_it_is_strict(data: Data, tmp_path: P
     assert data("validate", path, "--strict") == found._replace(code=1)
 
 
-def test_validate_calls_missing_chunks_an_error(data: Data, tmp_path: Path) -> None:
+def test_validate_calls_missing_chunks_an_error(data: Command, tmp_path: Path) -> None:
     path = buffer(tmp_path / "b.zarr")
     assert data("validate", path).code == 0
     (path / "data" / "action" / "1.0").unlink()
@@ -159,7 +139,7 @@ def test_validate_calls_missing_chunks_an_error(data: Data, tmp_path: Path) -> N
     assert found.err == ""
 
 
-@pytest.mark.parametrize("command", ["info", "validate", "show"])
+@pytest.mark.parametrize("verb", ["info", "validate", "show"])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -169,19 +149,19 @@ def test_validate_calls_missing_chunks_an_error(data: Data, tmp_path: Path) -> N
     ],
 )
 def test_what_cannot_be_opened_is_one_line_and_exits_with_2(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str, message: str
+    data: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, name: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.parquet").write_bytes(b"PAR1 no")
     Path("empty").mkdir()
-    found = data(command, name)
+    found = data(verb, name)
     assert found.code == 2
     assert found.out == ""
     (line,) = found.err.splitlines()
     assert line.startswith(f"error: {message}")
 
 
-def test_show_writes_a_page_and_a_video_of_the_chosen_episodes(data: Data, good: Path, tmp_path: Path) -> None:
+def test_show_writes_a_page_and_a_video_of_the_chosen_episodes(data: Command, good: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     found = data("show", good, "--episodes", "2,7", "--bins", "5", "--out", out)
     assert found == Done(0, f"page: {out}/demonstrations.html\nvideo: {out}/demonstrations.mp4\n", "")
@@ -189,24 +169,24 @@ def test_show_writes_a_page_and_a_video_of_the_chosen_episodes(data: Data, good:
     assert "5 bins, as a training would fit them" in (out / "demonstrations.html").read_text()
 
 
-def test_show_of_a_layout_without_the_state_says_why_there_is_no_video(data: Data, tmp_path: Path) -> None:
+def test_show_of_a_layout_without_the_state_says_why_there_is_no_video(data: Command, tmp_path: Path) -> None:
     found = data("show", buffer(tmp_path / "b.zarr"), "--observation", "agent", "--out", tmp_path / "out")
     assert found.code == 0
     assert "no video: the layout 'agent' does not tell the simulator's whole state" in found.out
     assert os.listdir(tmp_path / "out") == ["demonstrations.html"]
 
 
-@pytest.mark.parametrize("command", ["info", "validate", "show"])
-def test_observations_of_another_layout_are_refused(data: Data, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("verb", ["info", "validate", "show"])
+def test_observations_of_another_layout_are_refused(data: Command, tmp_path: Path, verb: str) -> None:
     path = tmp_path / "agent.parquet"
     save_episodes(Episodes(GOOD.observations, GOOD.actions, GOOD.episode_ends, "pusht"), path)
-    found = data(command, path, "--observation", "state")
+    found = data(verb, path, "--observation", "state")
     assert found.code == 2
     offered = "offers layout 'agent' only: it does not show the block, so 'state' cannot be had from it"
     assert found.err == f"error: {path}: {offered}\n"
 
 
-def test_the_layout_is_told_by_the_columns_where_nobody_says(data: Data, tmp_path: Path) -> None:
+def test_the_layout_is_told_by_the_columns_where_nobody_says(data: Command, tmp_path: Path) -> None:
     path = tmp_path / "agent.parquet"
     save_episodes(Episodes(GOOD.observations, GOOD.actions, GOOD.episode_ends, "pusht"), path)
     assert f"from {path} (parquet), observation layout agent" in data("info", path).out
@@ -222,7 +202,7 @@ def test_the_layout_is_told_by_the_columns_where_nobody_says(data: Data, tmp_pat
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_written(
-    data: Data, good: Path, tmp_path: Path, option: str, value: str, message: str
+    data: Command, good: Path, tmp_path: Path, option: str, value: str, message: str
 ) -> None:
     found = data("show", good, option, value, "--out", tmp_path / "out")
     assert found.code == 2
@@ -231,7 +211,7 @@ def test_a_wrong_option_is_named_and_nothing_is_written(
 
 
 def test_generate_makes_the_demonstrations_of_its_seed_in_blocks(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = demonstrations(PointMassVersion.TWO, 250, seed=3)
     monkeypatch.setattr(pointmass, "BLOCK", 100)
@@ -247,9 +227,9 @@ def test_generation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert heard == [100, 200, 250]
 
 
-@pytest.mark.parametrize("command", ["list", "info", "validate", "show", "generate"])
-def test_help_shows_an_example(data: Data, command: str) -> None:
-    assert f"bet-ray data {command}" in data(command, "--help").out.split("Example")[-1]
+@pytest.mark.parametrize("verb", ["list", "info", "validate", "show", "generate"])
+def test_help_shows_an_example(data: Command, verb: str) -> None:
+    assert f"bet-ray data {verb}" in data(verb, "--help").out.split("Example")[-1]
 
 
 @pytest.fixture
@@ -262,7 +242,7 @@ def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_demonstrations_without_a_simulator_are_described_checked_shown_and_converted(
-    data: Data, kitchen: Path, tmp_path: Path, by_name: bool
+    data: Command, kitchen: Path, tmp_path: Path, by_name: bool
 ) -> None:
     given = "kitchen" if by_name else kitchen
     described = data("info", given).out
@@ -279,7 +259,7 @@ def test_demonstrations_without_a_simulator_are_described_checked_shown_and_conv
     assert load_episodes(tmp_path / "k.parquet").digest == some("kitchen", 60, 9, (40, 50, 30)).digest
 
 
-def test_the_paths_of_block_push_are_drawn(data: Data, tmp_path: Path) -> None:
+def test_the_paths_of_block_push_are_drawn(data: Command, tmp_path: Path) -> None:
     save(some("blockpush", 16, 2, (20, 30)), tmp_path / "blockpush", DataFormat.BLOCKPUSH)
     assert data("show", tmp_path / "blockpush", "--out", tmp_path / "out").code == 0
     text = (tmp_path / "out" / "demonstrations.html").read_text()

@@ -1,8 +1,7 @@
 """`bet-ray replay` prints every bin, says whether every bit is the recorded one, and puts episodes side by side."""
 
 import re
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -12,7 +11,7 @@ import torch
 
 from bet.policy import Policy
 from bet.rollout import EpisodeResult
-from bet_ray.cli import main
+from tests.bet_ray.commands import Command
 
 from .recording import record, roll_out
 
@@ -20,21 +19,11 @@ EPISODES = 30
 SAME = "the same as the recorded row, to the last bit"
 SAME_STEPS = "every step the same as the one kept in trajectories/, to the last bit"
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `bet-ray replay` here: exit code, output, errors."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bet-ray", "replay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        printed = capsys.readouterr()
-        return exit_.value.code or 0, printed.out, printed.err  # pyright: ignore[reportReturnType]
-
-    return call
+def run(command: Command) -> Command:
+    """Runs `bet-ray replay`."""
+    return partial(command, "replay")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +36,7 @@ def test_the_bin_of_every_step_is_printed(
     policy: Policy,
     results: list[EpisodeResult],
     tmp_path: Path,
-    run: Run,
+    run: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("bet_ray.cli.replay.STEPS_A_ROW", 5)
@@ -63,7 +52,7 @@ def test_the_bin_of_every_step_is_printed(
 
 
 def test_an_episode_alone_makes_no_video_unless_asked(
-    trained: Path, results: list[EpisodeResult], tmp_path: Path, run: Run
+    trained: Path, results: list[EpisodeResult], tmp_path: Path, run: Command
 ) -> None:
     code, out, _ = run(trained, "--recorded", tmp_path, "--video", tmp_path / "v.gif")
     assert code == 0
@@ -74,7 +63,7 @@ def test_an_episode_alone_makes_no_video_unless_asked(
 
 
 def test_recorded_failures_and_successes_are_replayed_side_by_side(
-    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Run
+    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Command
 ) -> None:
     record(tmp_path, policy, results, results)
     code, out, _ = run(trained, "--failures", "2", "--successes", "1", "--recorded", tmp_path)
@@ -90,7 +79,7 @@ def test_recorded_failures_and_successes_are_replayed_side_by_side(
 
 
 def test_fewer_than_asked_for_are_shown_and_it_says_so(
-    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Run
+    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Command
 ) -> None:
     won, lost = (next(one for one in results if one.success is wanted) for wanted in (True, False))
     record(tmp_path, policy, [won, lost])
@@ -102,7 +91,7 @@ def test_fewer_than_asked_for_are_shown_and_it_says_so(
     assert video.is_file()
 
 
-def test_nothing_recorded_says_how_to_record_some(trained: Path, tmp_path: Path, run: Run) -> None:
+def test_nothing_recorded_says_how_to_record_some(trained: Path, tmp_path: Path, run: Command) -> None:
     code, _, error = run(
         trained, "eval.hold_bins=2", "--successes", "1", "--split", "tune", "--recorded", tmp_path / "none"
     )
@@ -113,7 +102,7 @@ def test_nothing_recorded_says_how_to_record_some(trained: Path, tmp_path: Path,
 
 
 def test_none_of_the_kind_asked_for_is_one_line(
-    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Run
+    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Command
 ) -> None:
     record(tmp_path, policy, [one for one in results if one.success])
     code, _, error = run(trained, "--failures", "1", "--recorded", tmp_path)
@@ -121,13 +110,13 @@ def test_none_of_the_kind_asked_for_is_one_line(
     assert "there are none such among its" in error
 
 
-def test_one_episode_and_several_do_not_go_together(trained: Path, run: Run) -> None:
+def test_one_episode_and_several_do_not_go_together(trained: Path, run: Command) -> None:
     code, _, error = run(trained, "--episode", "1", "--failures", "1")
     assert (code, error) == (2, "error: --episode does not go with --failures and --successes\n")
 
 
 def test_what_does_not_replay_as_recorded_exits_with_1_after_the_video(
-    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Run
+    trained: Path, policy: Policy, results: list[EpisodeResult], tmp_path: Path, run: Command
 ) -> None:
     record(tmp_path, policy, results, results)
     (file,) = (tmp_path / "trajectories" / "_parts").glob("*.parquet")
@@ -143,7 +132,7 @@ def test_what_does_not_replay_as_recorded_exits_with_1_after_the_video(
     assert error == f"error: {tmp_path}: episode 0 did not replay as it was recorded under the same numerics\n"
 
 
-def test_an_episode_that_ended_in_an_error_says_so(policy: Policy, tmp_path: Path, run: Run) -> None:
+def test_an_episode_that_ended_in_an_error_says_so(policy: Policy, tmp_path: Path, run: Command) -> None:
     normalizers = policy.observation_normalizer, policy.action_normalizer
     broken = Policy(
         policy.config, policy.model, torch.full_like(policy.centers, torch.nan), *normalizers, policy.dataset_digest

@@ -1,10 +1,9 @@
 """Experiments are the study's, a plan fits its budget, and ours stand beside what was published and say how scaled."""
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,13 +15,13 @@ from bet.config import ConfigError, make_config
 from bet.data.store import save_episodes
 from bet.errors import UsageError
 from bet.oracles.blockpush import demonstrations
-from bet_ray.budget import EPISODES, Cost, Machine, Pins, duration, estimate, parse_budget, plan, unlimited
-from bet_ray.cli import main
+from bet_ray.budget import EPISODES, Cost, Machine, Pins, estimate, parse_budget, plan, unlimited
 from bet_ray.experiments import EXPERIMENTS, SETUPS, Size, experiment_named
 from bet_ray.published import PUBLISHED_RATES, By
 from bet_ray.results import REPRODUCTION
 from bet_ray.sweep import Objective, Search, load_sweep
 from bet_ray.training import trial_id
+from tests.bet_ray.commands import Command
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FULL = Size(350, 1000, 3)
@@ -224,38 +223,18 @@ def test_times_are_read_and_told() -> None:
     for text in ("30", "m", "5x", "-3m", "0s", ""):
         with pytest.raises(UsageError, match="--budget"):
             parse_budget(text)
-    assert [duration(seconds) for seconds in (89.2, 1260, 9000, 3e5)] == ["90 s", "21 min", "2.5 h", "3.5 days"]
 
 
 # From end to end
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Reproduce = Callable[..., Done]
-
-
 @pytest.fixture
-def reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Reproduce:
+def reproduce(command: Command) -> Command:
     """Runs `bet-ray reproduce ...`."""
-
-    def run(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["bet-ray", "reproduce", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        assert isinstance(code, int)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return run
+    return partial(command, "reproduce")
 
 
-def test_the_list_names_every_experiment_and_what_it_needs(reproduce: Reproduce) -> None:
+def test_the_list_names_every_experiment_and_what_it_needs(reproduce: Command) -> None:
     done = reproduce("--list")
     assert done.code == 0
     for name in EXPERIMENTS:
@@ -266,7 +245,7 @@ def test_the_list_names_every_experiment_and_what_it_needs(reproduce: Reproduce)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_what_cannot_run_is_told_in_a_line_and_leaves_nothing(reproduce: Reproduce, tmp_path: Path) -> None:
+def test_what_cannot_run_is_told_in_a_line_and_leaves_nothing(reproduce: Command, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "run")
     for words, said in (
         (("blockpush-bin",), "did you mean 'blockpush-bins'?"),
@@ -284,7 +263,7 @@ def test_what_cannot_run_is_told_in_a_line_and_leaves_nothing(reproduce: Reprodu
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_scaled_experiment_is_measured_printed_and_kept_and_its_resume_runs_nothing(
-    reproduce: Reproduce, tmp_path: Path
+    reproduce: Command, tmp_path: Path
 ) -> None:
     demos, run = tmp_path / "demos.parquet", tmp_path / "run"
     save_episodes(demonstrations(range(20), seed=0)[0], demos)

@@ -109,6 +109,14 @@ def test_a_key_with_a_condition_is_proposed_only_where_it_counts(new_run: Callab
     assert all(("loss.offset_scale" in setting) == setting["model.offsets"] for setting in settings)
 
 
+def test_a_listed_setting_that_was_under_way_goes_on_as_it_was(new_run: Callable[[str], Path]) -> None:
+    sweep, run = sweep_of(space=None, search=None, trials=None, settings=[{"bins": 5}, {"gamma": 0}]), new_run("a")
+    proposal = Proposals(sweep, run, []).next()
+    assert proposal is not None
+    assert proposal.setting == {"codebook.bins": 5, "loss.gamma": 2}
+    assert Proposals(sweep, run, []).next() == proposal
+
+
 def test_the_search_learns(new_run: Callable[[str], Path]) -> None:
     sweep = sweep_of(trials=26)
     settings = list(searched(Proposals(sweep, new_run("a"), []), sweep, []))
