@@ -139,9 +139,7 @@ def test_a_sweep_without_a_winner_yet_says_how_to_finish_it_or_what_to_take(
     policy = (trained / "policies" / "best").read_text().strip()
     finish = f"finish it with `bet-ray sweep FILE --out {run} --resume`"
     take = f"take one of its policies: {run}/policies/{policy}"
-    assert (
-        refused(verb, run) == f"error: {run}: the sweep is not finished, it has no winner yet; {finish}, or {take}"
-    )
+    assert refused(verb, run) == f"error: {run}: the sweep is not finished, it has no winner yet; {finish}, or {take}"
 
 
 def test_a_directory_in_use_is_not_trained_into(trained: Path, refused: Refused) -> None:
