@@ -22,7 +22,7 @@ ROWS = 20
 
 
 def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
-    """The best settings so far. All numbers are of `tune`, where the winner is chosen."""
+    """The best settings so far, of those that race the ones that lead. All numbers are of `tune`."""
     from bet import tasks
     from bet.metrics import SUCCESS
 
@@ -32,15 +32,17 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         table.add_column(key.rsplit(".", 1)[-1], justify="right")
     primary = tasks.simulated(sweep.task).protocol.primary
     metrics = list(dict.fromkeys((primary, SUCCESS)))  # one column where they are the same
-    for name in (*metrics, "epoch", "val loss", "status"):
+    raced = ["race"] if any(trial.race for trial in trials) else []
+    for name in (*metrics, *raced, "epoch", "val loss", "status"):
         table.add_column(name, justify="right", min_width=4)
     for place, trial in enumerate(trials[:ROWS], start=1):
         rung = trial.best(sweep.objective)
         cells = [spelled(trial.setting.get(key)) for key in sweep.searched]
         if rung is None:
-            cells += [""] * (len(metrics) + 2)
+            cells += [""] * (len(metrics) + len(raced) + 2)
         else:
             cells += [f"{Estimate(*numbers)}" for numbers in (rung.primary, rung.success)[: len(metrics)]]
+            cells += [f"{Estimate(*trial.race.primary)}" if trial.race else ""] * len(raced)
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
         table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
     return table

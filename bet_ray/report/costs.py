@@ -110,6 +110,8 @@ class Offer:
     seconds: float
     primary: Estimate
     winner: bool
+    tied: bool
+    """Whether it is not known to be worse than the winner."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,13 @@ class Front:
     """Those that no other beats at their price or below; the last is the best there is."""
 
     @property
-    def alike(self) -> Offer:
-        """The cheapest one whose interval overlaps that of the best."""
-        best = self.front[-1].primary
-        return next(offer for offer in self.offers if best.low <= offer.primary.high)
+    def winner(self) -> Offer | None:
+        return next((offer for offer in self.offers if offer.winner), None)
+
+    @property
+    def cheapest_tied(self) -> Offer | None:
+        """None before the search is over."""
+        return next((offer for offer in self.offers if offer.tied), None)
 
 
 def fronts(records: Records) -> tuple[Front, ...]:
@@ -139,7 +144,13 @@ def fronts(records: Records) -> tuple[Front, ...]:
     for price, of in prices.items():
         offers = sorted(
             (
-                Offer(setting_text(trial.setting), seconds, Estimate(*rung.primary), records.is_winner(trial))
+                Offer(
+                    setting_text(trial.setting),
+                    seconds,
+                    Estimate(*rung.primary),
+                    records.is_winner(trial),
+                    bool(trial.tied),
+                )
                 for trial, rung in records.judged()
                 if (seconds := of(trial)) is not None
             ),

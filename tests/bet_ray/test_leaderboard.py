@@ -69,6 +69,12 @@ def test_finalists_are_printed_with_what_they_lost_between_choice_and_measuremen
     assert "shrinkage" not in alone
 
 
+def test_settings_that_raced_show_what_the_race_says_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    raced = Raced(episodes=60, primary=(0.61, 0.51, 0.71))
+    assert "0.61 [0.51, 0.71]" in printed([WINNER.model_copy(update={"race": raced}), FAILED], capsys)
+    assert "race" not in printed([WINNER], capsys)
+
+
 def test_a_winner_is_measured_by_the_rates_that_the_literature_has_else_by_success(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

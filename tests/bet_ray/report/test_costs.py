@@ -61,12 +61,16 @@ def test_acting_has_a_front_where_its_cost_was_recorded(finished: Path) -> None:
     assert [found.price for found in both] == [Price.TRAINING, Price.ACTING]
     assert len(both[1].front) == 1  # the best acts fastest
     assert both[1].front[0].winner
+    assert both[1].winner == both[1].cheapest_tied == both[1].front[0]
     fronts_figure(both, "success")
 
 
-offers = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=12).map(
-    lambda pairs: sorted(
-        (Offer(str(k), cost, Estimate(worth, worth - 2, worth + 2), False) for k, (cost, worth) in enumerate(pairs)),
+offers = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20), st.booleans()), min_size=1, max_size=12).map(
+    lambda drawn: sorted(
+        (
+            Offer(str(k), cost, Estimate(worth, worth - 2, worth + 2), winner=False, tied=tied)
+            for k, (cost, worth, tied) in enumerate(drawn)
+        ),
         key=lambda offer: (offer.seconds, -offer.primary.value),
     )
 )
@@ -84,6 +88,6 @@ def test_an_offer_is_on_the_front_unless_another_is_worth_as_much_for_no_more(so
         )
         here = [(each.seconds, each.primary.value) for each in found]
         assert ((offer.seconds, offer.primary.value) in here) is not beaten
-    alike = Front(Price.TRAINING, tuple(some), found).alike
-    assert alike.primary.high >= found[-1].primary.low
-    assert all(offer.primary.high < found[-1].primary.low for offer in some if offer.seconds < alike.seconds)
+    cheap = Front(Price.TRAINING, tuple(some), found).cheapest_tied
+    tied = [offer for offer in some if offer.tied]
+    assert (cheap in tied and cheap.seconds == min(offer.seconds for offer in tied)) if cheap else not tied
