@@ -123,9 +123,13 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
 
 def _finalists(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     """The winner and the next best of those tied with it, chosen and measured."""
+    from bet import tasks
+    from bet.metrics import SUCCESS
+
     chosen = "race" if trials[0].race else "tune"
     table = board(f"chosen on {chosen}, measured on report (intervals that hold for all of these at once)")
-    for name in ("setting", chosen, "report", "shrinkage"):
+    also = [] if tasks.simulated(sweep.task).protocol.primary == SUCCESS else [f"{SUCCESS} on report"]
+    for name in ("setting", chosen, "report", "shrinkage", *also):
         table.add_column(name, justify="left" if name == "setting" else "right")
     for trial in trials:
         rung = trial.best(sweep.objective)
@@ -133,5 +137,6 @@ def _finalists(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         assert trial.report is not None
         before, after = trial.race.primary if trial.race else rung.primary, trial.report.primary
         cells = f"{Estimate(*before)}", f"{Estimate(*after)}", f"{before[0] - after[0]:+.2f}"
-        table.add_row(setting_text(trial.setting), *cells)
+        rates = [f"{Estimate(*trial.report.success)}"] * len(also)
+        table.add_row(setting_text(trial.setting), *cells, *rates)
     return table

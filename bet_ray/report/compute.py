@@ -120,6 +120,7 @@ class Row:
     """On fresh episodes of `tune`."""
     race_episodes: int | None
     report: Estimate | None
+    report_success: Estimate | None
 
     @property
     def shrinkage(self) -> float | None:
@@ -172,6 +173,7 @@ def leaderboard(records: Records) -> Leaderboard:
                 race=Estimate(*trial.race.primary) if trial.race else None,
                 race_episodes=trial.race.episodes if trial.race else None,
                 report=Estimate(*trial.report.primary) if trial.report else None,
+                report_success=Estimate(*trial.report.success) if trial.report else None,
             )
         )
     counts = {row.episodes for row in rows if row.episodes is not None}

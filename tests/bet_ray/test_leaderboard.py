@@ -63,8 +63,8 @@ def test_finalists_are_printed_with_what_they_lost_between_choice_and_measuremen
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = printed([decided(WINNER, tied=True, report=0.7), decided(NEAR, tied=True, report=0.75)], capsys)
-    assert "bins=3   0.80 [0.70, 0.90]  0.70 [0.60, 0.80]      +0.10" in said
-    assert "bins=2   0.65 [0.55, 0.75]  0.75 [0.65, 0.85]      -0.10" in said
+    assert "bins=3   0.80 [0.70, 0.90]  0.70 [0.60, 0.80]      +0.10  0.10 [0.00, 0.20]" in said
+    assert "bins=2   0.65 [0.55, 0.75]  0.75 [0.65, 0.85]      -0.10  0.10 [0.00, 0.20]" in said
     alone = printed([decided(WINNER, tied=True, report=0.7), decided(FAR, tied=False)], capsys)
     assert "shrinkage" not in alone
 
