@@ -49,15 +49,18 @@ class Cost:
 class Machine:
     """What runs at the same time."""
 
-    trainings: int
+    trials: int
+    seeds: int
+    """Of a trial, trained at the same time."""
     actors: int
 
 
 def estimate(size: Size, costs: Sequence[Cost], machine: Machine, tune_episodes: int = TUNE_EPISODES) -> float:
     """Seconds that an experiment takes, of whose settings these are the costs: all trainings, then all rollouts."""
-    lanes = [0.0] * machine.trainings
-    for cost in costs:  # a setting's seeds train one after the other
-        heapq.heapreplace(lanes, lanes[0] + size.seeds * (cost.setup + size.epochs * cost.epoch))
+    lanes = [0.0] * machine.trials
+    for cost in costs:
+        one_after_another = math.ceil(size.seeds / machine.seeds)
+        heapq.heapreplace(lanes, lanes[0] + one_after_another * (cost.setup + size.epochs * cost.epoch))
     episodes = size.seeds * (tune_episodes + size.episodes)
     return STARTING + SLACK * (max(lanes) + episodes * sum(cost.episode for cost in costs) / machine.actors)
 

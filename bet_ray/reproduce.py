@@ -102,7 +102,7 @@ def prepare(
         if scaled not in prices:
             prices[scaled] = _probe_all(sweep, episodes, shares.trials_at_once, shares.cpus_per_trial, probing)
             spent = time.monotonic() - began
-        machine = Machine(shares.trials_at_once, shares.actors)
+        machine = Machine(shares.trials_at_once, shares.seeds_at_once, shares.actors)
         settings = prices[scaled] * (sweep.trial_count if sweep.search.method is Search.TPE else 1)
         return estimate(size, settings, machine, sweep.eval.episodes) + spent
 

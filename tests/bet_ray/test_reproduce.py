@@ -26,7 +26,7 @@ from tests.bet_ray.commands import Command
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FULL = Size(350, 1000, 3)
 COSTS = st.lists(st.builds(Cost, *(st.floats(1e-4, high) for high in (5, 30, 0.2))), min_size=1, max_size=9)
-MACHINES = st.builds(Machine, st.integers(1, 8), st.integers(1, 8))
+MACHINES = st.builds(Machine, st.integers(1, 8), st.integers(1, 4), st.integers(1, 8))
 
 
 # The experiments
@@ -204,7 +204,7 @@ def test_what_is_pinned_stays(
 
 
 def test_the_least_that_is_named_is_enough() -> None:
-    costs, machine = [Cost(1, 10, 0.05)] * 8, Machine(2, 2)
+    costs, machine = [Cost(1, 10, 0.05)] * 8, Machine(2, 1, 2)
     with pytest.raises(
         UsageError, match=r"60 s are too short .* the least is 15 min \(15 epochs, 1 seed, 400 episodes\)"
     ):
