@@ -139,9 +139,9 @@ def fronts(records: Records) -> tuple[Front, ...]:
     for price, of in prices.items():
         offers = sorted(
             (
-                Offer(setting_text(trial.setting), seconds, Estimate(*rung.primary), records.is_winner(trial))
-                for trial, rung in records.judged()
-                if (seconds := of(trial)) is not None
+                Offer(setting_text(one.trial.setting), seconds, one.primary, records.is_winner(one.trial))
+                for one in records.judged()
+                if (seconds := of(one.trial)) is not None
             ),
             key=lambda offer: (offer.seconds, -offer.primary.value),
         )
