@@ -30,6 +30,7 @@ from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_trials
 from bet_ray.tuning import SETTING, Halving, divide, run_sweep
+from tests.bet_ray.trackers import tensorboard_scalars
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
 TREE: dict[str, Any] = {
@@ -218,8 +219,13 @@ def test_a_search_by_loss_simulates_only_the_rungs_that_count(ray_session: int, 
 def test_halving_by_loss_is_reported_when_interrupted_and_simulates_when_resumed(
     ray_session: int, tmp_path: Path
 ) -> None:
-    resources = {"trials_at_once": 1, "retries": 0}
-    run, sweep = tmp_path / "run", sweep_of(**BY_LOSS, scheduler="asha", resources=resources)
+    changes = {
+        "eval": BY_LOSS["eval"] | {"rungs": 2},
+        "scheduler": "asha",
+        "resources": {"trials_at_once": 1, "retries": 0},
+        "track": {"tensorboard": True},
+    }
+    run, sweep = tmp_path / "run", sweep_of(**BY_LOSS | changes)
     killed: list[Process] = []
 
     def kill(trials: list[TrialRecord]) -> None:
@@ -237,6 +243,10 @@ def test_halving_by_loss_is_reported_when_interrupted_and_simulates_when_resumed
     trials = run_sweep(sweep, run, resume=True).trials
     assert {trial.status for trial in trials} == {Status.DONE, Status.STOPPED}
     _check_by_loss(run, sweep, trials)
+    for trial in trials:  # one that is stopped trains no further than to its rung
+        told = tensorboard_scalars(run / "tensorboard" / f"trial-{trial.trial}")
+        epochs = [epoch for name, epoch in told if name.endswith("/val_loss")]
+        assert max(epochs) == trial.rungs[-1].epoch == (4 if trial.status is Status.DONE else 2)
     assert "Does the validation loss tell?" in write_report(run).read_text()
 
 
