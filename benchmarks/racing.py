@@ -105,7 +105,7 @@ class Recorded:
         records = read_records(run)
         seen, seeds = records.sweep.eval.episodes, records.sweep.seeds_per_trial
         scores: list[pd.Series] = []
-        for trial, rung in records.judged():
+        for trial, rung, *_ in records.judged():
             rows = records.episodes.filter(
                 pc.field("policy_digest").isin(records.digests(trial, rung))
                 & (pc.field("split") == Split.TUNE.value)

@@ -44,11 +44,11 @@ def facts(sweep: Sweep, result: SweepResult) -> list[str]:
     averaging = (
         f"With one bin the best setting succeeds in {best_single.success[0]:.0%} of the episodes, yet its {name} is "
         f"{best_single.primary[0]:.2f}: a policy without bins averages what was demonstrated."
-        if best_single
+        if best_single and best_single.primary and best_single.success
         else "No setting with one bin finished."
     )
     curse = (
-        f"The winner was chosen at {result.tune.primary[0]:.2f} and measures {found.primary:.2f} on {found.episodes} "
+        f"The winner was chosen at {result.chosen.value:.2f} and measures {found.primary:.2f} on {found.episodes} "
         f"fresh episodes: only the second number is free of the luck of having won."
     )
     return [measured, averaging, curse]

@@ -1,6 +1,8 @@
 """Which setting wins, which are tied with it, and what fresh episodes say of the best: chosen on `tune`, measured on
 `report`.
 
+Where a loss chose, nothing was simulated before: then each setting is now, once.
+
 A race (`bet.racing`) looks at episodes of `tune` that the search has not seen: those it has seen chose the epoch of
 each setting, and so favour all of them.
 """
@@ -25,7 +27,7 @@ from bet.wording import counted
 from bet_ray.evaluation import measurement
 from bet_ray.manifest import write_text
 from bet_ray.sweep import Objective, Sweep
-from bet_ray.trainable import policy_job
+from bet_ray.trainable import policy_job, simulated
 from bet_ray.trials import Measured, Raced, Rung, TrialRecord, read_record, read_trials, write_record
 from bet_ray.values import Estimate
 from bet_ray.worker import Job
@@ -91,7 +93,8 @@ class Contest:
     def decide(self) -> list[TrialRecord]:
         """Race if asked to, mark those tied with the winner, measure the finalists; all trials, best first."""
         self._forget()
-        contenders = [(trial, rung) for trial in self._trials() if (rung := trial.best(self._sweep.objective))]
+        self._simulate()
+        contenders = self._contenders()
         standing = self._race(contenders) if self._sweep.eval.race is not None else None
         if standing is None:
             self._mark_tied(contenders)
@@ -111,10 +114,25 @@ class Contest:
     def _trials(self) -> list[TrialRecord]:
         return read_trials(self._run, self._sweep.objective)
 
+    def _contenders(self) -> list[tuple[TrialRecord, Rung]]:
+        """Settings with a result, and the rung that counts."""
+        return [(trial, rung) for trial in self._trials() if (rung := trial.best(self._sweep.objective))]
+
     def _change(self, trial: TrialRecord, **what: Any) -> None:
         kept = read_record(self._run, trial.trial)
         assert kept is not None
         write_record(self._run, kept.model_copy(update=what))
+
+    def _simulate(self) -> None:
+        """The rungs that count and that the search left, or an earlier start ran with fewer episodes."""
+        asked = self._sweep.eval.episodes * self._sweep.seeds_per_trial
+        waiting = [(trial, rung) for trial, rung in self._contenders() if rung.episodes != asked]
+        tables = self._evaluate(waiting, Split.TUNE, self._sweep.eval.episodes)
+        for (trial, rung), table in zip(waiting, tables, strict=True):
+            found = simulated(self._sweep, rung, table)
+            self._change(trial, rungs=[found if each is rung else each for each in trial.rungs])
+        if waiting and self._on_trials:
+            self._on_trials(self._trials())
 
     def _evaluate(self, contenders: Sequence[tuple[TrialRecord, Rung]], split: Split, episodes: int) -> list[pa.Table]:
         """Episodes 0..episodes-1 of the policies of each, by training seed and index."""
@@ -180,9 +198,9 @@ class Contest:
     def _mark_tied(self, contenders: Sequence[tuple[TrialRecord, Rung]]) -> None:
         """By paired tests against the winner, each at a level that keeps the best one in with 95%.
 
-        Every policy that was judged is a rival to the best one, also those of epochs that did not count.
+        Every policy that was simulated is a rival to the best one, also those of epochs that did not count.
         """
-        rivals = max(sum(len(trial.rungs) for trial, _ in contenders) - 1, 1)
+        rivals = max(sum(rung.episodes > 0 for trial, _ in contenders for rung in trial.rungs) - 1, 1)
         tables = self._evaluate(contenders, Split.TUNE, self._sweep.eval.episodes)
         for (trial, _), table in zip(contenders, tables, strict=True):
             worse = table is not tables[0] and self._is_worse(table, tables[0], ALPHA / rivals)
@@ -207,7 +225,7 @@ class Contest:
 
     def _measure(self) -> None:
         """Roll the winner and the next best of those tied with it out on `report`."""
-        tied = [(trial, rung) for trial in self._trials() if trial.tied and (rung := trial.best(self._sweep.objective))]
+        tied = [(trial, rung) for trial, rung in self._contenders() if trial.tied]
         finalists = tied[: self._sweep.eval.finalists]
         confidence = simultaneous_confidence(len(finalists))
         tables = self._evaluate(finalists, Split.REPORT, self._sweep.eval.winner_episodes)

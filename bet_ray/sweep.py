@@ -173,7 +173,7 @@ class Race(Frozen):
 
 class SweepEval(Frozen):
     episodes: PositiveInt = 64
-    """Episodes on `tune` that judge a policy at each rung."""
+    """Episodes on `tune` that judge a policy at each rung; of `objective: val_loss` only at the one that counts."""
     rungs: PositiveInt = 1
     """How many times a training is judged, evenly spaced; the last at its end. A setting counts with its best rung."""
     race: Race | None = None
@@ -230,7 +230,8 @@ class Sweep(Frozen):
     scheduler: Scheduler = Scheduler.NONE
     """`asha` stops poor trials at a rung."""
     objective: Objective = Objective.PRIMARY
-    """What the winner is best at, on `tune`."""
+    """What the winner is best at, on `tune`. With `val_loss` the search simulates nothing, and each setting's best
+    rung is once it is over."""
     eval: SweepEval = SweepEval()
     resources: Resources = Resources()
     track: TrackConfig = Field(default=TrackConfig(), exclude=True)

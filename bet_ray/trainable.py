@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.exceptions import RayTaskError
 
@@ -53,6 +54,8 @@ class Context:
 def judge(context: Context, setting: Mapping[str, Any], report: Report, workers: Workers = ALONE) -> None:
     """Train the seeds of a setting, have the pool simulate every rung, report each at the epoch it belongs to.
 
+    Where the objective is a loss nothing is simulated, and a rung is reported as soon as it is trained.
+
     Continues what an earlier start has left. A setting that cannot work ends as an error on its record. Of several
     `workers`, which make the same calls, the first keeps the record.
     """
@@ -82,22 +85,24 @@ def judge(context: Context, setting: Mapping[str, Any], report: Report, workers:
                     if each.new:
                         numbers = epoch_numbers(each.epoch)
                         tracker.log(epoch, {f"seed {seed}/{name}": value for name, value in numbers.items()})
-                due = epoch in rungs
-                # Workers report together, so where there are several the result waits for the next rung.
-                if pending is not None and (due or (workers.count == 1 and pending.ready)):
-                    tracker.log(pending.epoch, rung_numbers(book.settle(pending)))
-                    pending = None
-                if due:
+                if epoch in rungs:
+                    if pending is not None:
+                        tracker.log(pending.epoch, rung_numbers(book.settle(pending)))
                     ray.get(context.service.check.remote())
+                    jobs = seeds.export(epoch)
+                    asked = [] if sweep.objective is Objective.VAL_LOSS else jobs
                     pending = _Pending(
                         epoch,
                         float(np.mean([each.epoch.val_loss for each in trained.values()])),
-                        [context.service.evaluate.remote(job, sweep.eval.episodes) for job in seeds.export(epoch)],
+                        [context.service.evaluate.remote(job, sweep.eval.episodes) for job in asked],
                     )
                     if book.record.act_seconds is None:
                         book.change(act_seconds=seeds.act_seconds())
-            assert pending is not None  # the last rung is the last epoch
-            tracker.log(pending.epoch, rung_numbers(book.settle(pending)))
+                # Workers report together, so where there are several the result waits for the next rung.
+                last = epoch == rungs[-1]
+                if pending is not None and (last or (workers.count == 1 and pending.ready)):
+                    tracker.log(pending.epoch, rung_numbers(book.settle(pending)))
+                    pending = None
             book.change(status=Status.DONE, ended=datetime.now(UTC))
         except (UsageError, TrainingDivergedError) as error:  # this setting cannot work; the others go on
             cause = error.cause if isinstance(error, RayTaskError) else error
@@ -120,20 +125,49 @@ def rung_numbers(rung: Rung) -> dict[str, float]:
     """What trackers show of a rung."""
     numbers = {"objective": rung.objective, "mean_val_loss": rung.val_loss, "episodes": rung.episodes}
     for name, interval in (("primary", rung.primary), ("success", rung.success)):
-        numbers |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+        if interval:
+            numbers |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
     return numbers
+
+
+def simulated(sweep: Sweep, rung: Rung, table: pa.Table) -> Rung:
+    """A rung with what the episodes of its policies say, all in one table."""
+    task = tasks.simulated(sweep.task)
+    overall = measurement(task, table)
+    by_seed = {}
+    for seed in rung.by_seed:
+        one = measurement(task, table.filter(pc.field("train_seed") == seed))
+        by_seed[seed] = (one.primary.estimate, one.success.estimate)
+    primary, success = overall.primary, overall.success
+    objective = {
+        Objective.PRIMARY: primary.estimate,
+        Objective.SUCCESS: success.estimate,
+        Objective.VAL_LOSS: rung.val_loss,
+    }[sweep.objective]
+    return Rung(
+        epoch=rung.epoch,
+        objective=objective,
+        primary=Estimate.of(primary),
+        success=Estimate.of(success),
+        episodes=overall.episodes,
+        val_loss=rung.val_loss,
+        by_seed=by_seed,
+    )
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A rung that is being simulated."""
+    """A rung that is being simulated, or need not be."""
 
     epoch: int
     val_loss: float
     evaluations: Sequence[ray.ObjectRef]
+    """None of them where the objective is a loss."""
 
     @property
     def ready(self) -> bool:
+        if not self.evaluations:
+            return True
         done, _ = ray.wait(list(self.evaluations), num_returns=len(self.evaluations), timeout=0)
         return len(done) == len(self.evaluations)
 
@@ -170,37 +204,16 @@ class _Book:
 
     def settle(self, pending: _Pending) -> Rung:
         """Wait for a rung's episodes, put it on record, report the best so far: by that a setting is ranked."""
-        sweep = self._context.sweep
-        rung = _rung(sweep, pending.epoch, pending.val_loss, ray.get(list(pending.evaluations)))
+        sweep, loss = self._context.sweep, pending.val_loss
+        by_seed = dict.fromkeys(range(sweep.seeds_per_trial))
+        rung = Rung(epoch=pending.epoch, objective=loss, val_loss=loss, by_seed=by_seed)
+        if pending.evaluations:
+            rung = simulated(sweep, rung, pa.concat_tables(ray.get(list(pending.evaluations))))
         self.change(rungs=[*self.record.rungs, rung])
         best = self.record.best(sweep.objective)
         assert best is not None
         self._report({"objective": best.objective, "epoch": pending.epoch})
         return rung
-
-
-def _rung(sweep: Sweep, epoch: int, val_loss: float, tables: Sequence[pa.Table]) -> Rung:
-    task = tasks.simulated(sweep.task)
-    overall = measurement(task, pa.concat_tables(tables))
-    by_seed = {}
-    for table in tables:
-        one = measurement(task, table)
-        by_seed[table.column("train_seed")[0].as_py()] = (one.primary.estimate, one.success.estimate)
-    primary, success = overall.primary, overall.success
-    objective = {
-        Objective.PRIMARY: primary.estimate,
-        Objective.SUCCESS: success.estimate,
-        Objective.VAL_LOSS: val_loss,
-    }[sweep.objective]
-    return Rung(
-        epoch=epoch,
-        objective=objective,
-        primary=Estimate.of(primary),
-        success=Estimate.of(success),
-        episodes=overall.episodes,
-        val_loss=val_loss,
-        by_seed=by_seed,
-    )
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,16 @@ TRIAL_JSON = "trial.json"
 
 
 class Rung(Frozen):
-    """A setting judged after some epochs, over its training seeds."""
+    """A setting judged after some epochs, over its training seeds: by episodes, or so far by its loss alone."""
 
     epoch: int
     objective: float
-    primary: tuple[float, float, float]
-    """Estimate, low, high on `tune`."""
-    success: tuple[float, float, float]
-    episodes: int
+    primary: tuple[float, float, float] | None = None
+    """Estimate, low, high on `tune`; None before it is simulated."""
+    success: tuple[float, float, float] | None = None
+    episodes: int = 0
     val_loss: float
-    by_seed: dict[int, tuple[float, float]]
+    by_seed: dict[int, tuple[float, float] | None]
     """Training seed -> its policy's primary and success rate."""
 
 
@@ -163,9 +163,10 @@ def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
         row |= {key: json.dumps(value) for key, value in trial.setting.items()}
         if rung is not None:
             row |= {"epoch": rung.epoch, "episodes": rung.episodes, "objective": rung.objective}
-            row |= dict(zip(("primary", "primary_low", "primary_high"), rung.primary, strict=True))
-            row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
             row["val_loss"] = rung.val_loss
+            if rung.primary and rung.success:
+                row |= dict(zip(("primary", "primary_low", "primary_high"), rung.primary, strict=True))
+                row |= dict(zip(("success_rate", "success_low", "success_high"), rung.success, strict=True))
         if trial.race is not None:
             row |= dict(zip(("race_primary", "race_low", "race_high"), trial.race.primary, strict=True))
             row |= {"race_episodes": trial.race.episodes, "beaten_by": trial.race.beaten_by}
@@ -179,5 +180,6 @@ def write_trials(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
         for trial in trials
         for rung in trial.rungs
         for seed, scores in rung.by_seed.items()
+        if scores
     }
     write_history(run, rungs)

@@ -33,11 +33,12 @@ from bet_ray.selection import Contest, OnTrials
 from bet_ray.service import RolloutService
 from bet_ray.session import on_this_node, session
 from bet_ray.study import Proposals
-from bet_ray.sweep import Scheduler, Sweep, parse_sweep, sweep_yaml
+from bet_ray.sweep import Objective, Scheduler, Sweep, parse_sweep, sweep_yaml
 from bet_ray.tracking import Kind, interval_numbers, tracking
 from bet_ray.trainable import WATCHING, Context, judge, rung_numbers
 from bet_ray.training import set_best, trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_record, read_trials, write_record, write_trials
+from bet_ray.values import Estimate
 from bet_ray.worker import Job
 
 CLOSING_SECONDS = 30.0  # for the last episodes to be published; as parts they are as safe
@@ -58,6 +59,12 @@ class SweepResult:
     """What the winner was chosen by."""
     report: Measurement
     """What fresh episodes say of it."""
+
+    @property
+    def chosen(self) -> Estimate:
+        """The winner's primary metric on `tune`."""
+        assert self.tune.primary is not None  # rungs that count are simulated, at the latest after the search
+        return Estimate(*self.tune.primary)
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ def _run_sweep(sweep: Sweep, run: Path, episodes: Episodes, on_trials: OnTrials 
             rung, report = winner.best(sweep.objective), contest.reports[winner.trial]
             assert rung is not None
             names = dict(zip(rung.by_seed, winner.policies(rung), strict=True))
-            set_best(run, names[max(rung.by_seed, key=lambda seed: rung.by_seed[seed])])
+            scores = {seed: score for seed, score in rung.by_seed.items() if score}
+            set_best(run, names[max(scores, key=scores.__getitem__)])
             tracker.summary(rung_numbers(rung) | interval_numbers("report_primary", report.primary))
             tracker.table("trials", pq.read_table(run / "trials.parquet"))
         except RayTaskError as error:
@@ -235,9 +243,12 @@ def _trial(config: Mapping[str, Any], context: Context) -> None:
 
 
 def _as_asked_now(sweep: Sweep, run: Path, record: TrialRecord) -> TrialRecord:
-    """A record whose rungs were judged by another number of episodes goes on: what is there is not run again."""
+    """A record whose rungs were judged by another number of episodes goes on: what is there is not run again.
+
+    A loss is the same with any number of them.
+    """
     asked = sweep.eval.episodes * sweep.seeds_per_trial
-    if all(rung.episodes == asked for rung in record.rungs):
+    if sweep.objective is Objective.VAL_LOSS or all(rung.episodes == asked for rung in record.rungs):
         return record
     record = record.model_copy(update={"status": Status.RUNNING})
     write_record(run, record)

@@ -15,7 +15,7 @@ from bet_ray.values import Estimate, setting_text, spelled
 
 if TYPE_CHECKING:
     from bet_ray.sweep import Sweep
-    from bet_ray.trials import TrialRecord
+    from bet_ray.trials import Rung, TrialRecord
     from bet_ray.tuning import OnTrials, SweepResult
 
 ROWS = 20
@@ -41,7 +41,8 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         if rung is None:
             cells += [""] * (len(metrics) + len(raced) + 2)
         else:
-            cells += [f"{Estimate(*numbers)}" for numbers in (rung.primary, rung.success)[: len(metrics)]]
+            found = (rung.primary, rung.success)[: len(metrics)]
+            cells += [f"{Estimate(*numbers)}" if numbers else "" for numbers in found]
             cells += [f"{Estimate(*trial.race.primary)}" if trial.race else ""] * len(raced)
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
         table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
@@ -74,8 +75,8 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
                 if trial.trial not in told:
                     told.add(trial.trial)
                     rung = trial.best(sweep.objective)
-                    score = f"{Estimate(*rung.primary)} after {counted(rung.epoch, 'epoch')}" if rung else trial.error
                     setting = setting_text(trial.setting)
+                    score = _score(rung) if rung else trial.error
                     errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False)
 
         yield tell
@@ -87,6 +88,12 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
             live.update(Group(leaderboard(sweep, trials), bar))
 
         yield show
+
+
+def _score(rung: "Rung") -> str:
+    """What is known of a trial that has ended."""
+    found = f"{Estimate(*rung.primary)}" if rung.primary else f"val loss {rung.val_loss:.3g}"
+    return f"{found} after {counted(rung.epoch, 'epoch')}"
 
 
 def print_result(sweep: "Sweep", result: "SweepResult") -> None:
@@ -101,9 +108,7 @@ def print_result(sweep: "Sweep", result: "SweepResult") -> None:
     console.print(leaderboard(sweep, result.trials))
     setting = setting_text(result.winner.setting)
     console.print(f"winner: [bold]{setting}[/], epoch {result.tune.epoch}")
-    console.print(
-        f"  chosen on tune     {name} {Estimate(*result.tune.primary)}, {counted(result.tune.episodes, 'episode')}"
-    )
+    console.print(f"  chosen on tune     {name} {result.chosen}, {counted(result.tune.episodes, 'episode')}")
     race = read_race(result.run)
     if race is not None:
         console.print(f"  {race}")
@@ -134,6 +139,7 @@ def _finalists(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     for trial in trials:
         rung = trial.best(sweep.objective)
         assert rung is not None
+        assert rung.primary is not None
         assert trial.report is not None
         before, after = trial.race.primary if trial.race else rung.primary, trial.report.primary
         cells = f"{Estimate(*before)}", f"{Estimate(*after)}", f"{before[0] - after[0]:+.2f}"

@@ -46,7 +46,7 @@ class Answer:
     """The winner's, or the best one's so far; empty without any."""
     epoch: int | None
     chosen: Estimate | None
-    """The primary metric on `tune`, by which the setting was chosen."""
+    """The primary metric on `tune`, by which the setting was chosen if not by its loss."""
     chosen_success: Estimate | None
     chosen_episodes: int
     measured: Measurement | None
@@ -77,8 +77,8 @@ def answer(records: Records) -> Answer:
         stage=stage,
         setting=setting_text(winner.trial.setting) if winner else "",
         epoch=winner.rung.epoch if winner else None,
-        chosen=Estimate(*winner.rung.primary) if winner else None,
-        chosen_success=Estimate(*winner.rung.success) if winner else None,
+        chosen=Estimate(*winner.rung.primary) if winner and winner.rung.primary else None,
+        chosen_success=Estimate(*winner.rung.success) if winner and winner.rung.success else None,
         chosen_episodes=winner.rung.episodes if winner else 0,
         measured=_measured(records, winner) if winner and stage is Stage.MEASURED else None,
         fresh=winner.rows.num_rows if winner else 0,
@@ -161,8 +161,8 @@ def leaderboard(records: Records) -> Leaderboard:
                 place=place if rung else None,
                 trial=trial.trial,
                 values=tuple(spelled(trial.setting[key]) if key in trial.setting else "" for key in varied),
-                primary=Estimate(*rung.primary) if rung else None,
-                success=Estimate(*rung.success) if rung else None,
+                primary=Estimate(*rung.primary) if rung and rung.primary else None,
+                success=Estimate(*rung.success) if rung and rung.success else None,
                 episodes=rung.episodes if rung else None,
                 epoch=rung.epoch if rung else None,
                 val_loss=rung.val_loss if rung else None,
@@ -276,8 +276,7 @@ Numbers = Sequence[tuple[TrialRecord, tuple[Estimate, ...]]]
 
 def panels(records: Records) -> tuple[Panel, ...]:
     """The primary metric and the success rate."""
-    scores = [(trial, (Estimate(*rung.primary), Estimate(*rung.success))) for trial, rung in records.judged()]
-    return panels_of(records, scores)
+    return panels_of(records, [(one.trial, (one.primary, one.success)) for one in records.judged()])
 
 
 def panels_of(records: Records, numbers: Numbers) -> tuple[Panel, ...]:
@@ -358,7 +357,7 @@ def curves(records: Records) -> Curves:
                 setting=setting_text(trial.setting),
                 group=question.answer(question.value(trial)) if question else "",
                 epochs=tuple(epochs),
-                rungs=tuple((rung.epoch, Estimate(*rung.primary)) for rung in rungs),
+                rungs=tuple((rung.epoch, Estimate(*rung.primary)) for rung in rungs if rung.primary),
                 winner=records.is_winner(trial),
             )
         )
@@ -373,8 +372,8 @@ def _coloured_by(records: Records) -> Question | None:
 
     def spread(question: Question) -> float:
         groups = [
-            [rung.primary[0] for trial, rung in judged if question.value(trial) == value]
-            for value in _distinct([question.value(trial) for trial, _ in judged])
+            [one.primary.value for one in judged if question.value(one.trial) == value]
+            for value in _distinct([question.value(one.trial) for one in judged])
         ]
         return float(np.ptp([np.mean(group) for group in groups])) if groups else 0.0
 

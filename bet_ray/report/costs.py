@@ -145,14 +145,14 @@ def fronts(records: Records) -> tuple[Front, ...]:
         offers = sorted(
             (
                 Offer(
-                    setting_text(trial.setting),
+                    setting_text(one.trial.setting),
                     seconds,
-                    Estimate(*rung.primary),
-                    records.is_winner(trial),
-                    bool(trial.tied),
+                    one.primary,
+                    records.is_winner(one.trial),
+                    bool(one.trial.tied),
                 )
-                for trial, rung in records.judged()
-                if (seconds := of(trial)) is not None
+                for one in records.judged()
+                if (seconds := of(one.trial)) is not None
             ),
             key=lambda offer: (offer.seconds, -offer.primary.value),
         )

@@ -80,7 +80,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Losses:
-    """All rungs, by what they compare with."""
+    """All rungs that were simulated, by what they compare with."""
 
     groups: tuple[Group, ...]
     shared: tuple[str, ...]
@@ -125,15 +125,16 @@ class Losses:
 
 
 def losses(records: Records) -> Losses | None:
-    """None with fewer than two rungs on record."""
+    """None with fewer than two rungs that were simulated."""
     shared: dict[tuple[str, ...], list[Judgement]] = {}
     searched = [key for key in sorted(LOSS_KEYS) if key in records.sweep.searched]
     for trial in records.trials:
         resolved = flatten(records.sweep.config(trial.setting).model_dump(mode="json"))
         name = tuple(setting_text({key: resolved[key]}) for key in searched)
         for rung in trial.rungs:
-            judged = Judgement(setting_text(trial.setting), rung.epoch, rung.val_loss, Estimate(*rung.primary))
-            shared.setdefault(name, []).append(judged)
+            if rung.primary:
+                judged = Judgement(setting_text(trial.setting), rung.epoch, rung.val_loss, Estimate(*rung.primary))
+                shared.setdefault(name, []).append(judged)
     if sum(map(len, shared.values())) < 2:
         return None
     groups = tuple(Group.of(" ".join(name), rungs) for name, rungs in shared.items())

@@ -26,7 +26,7 @@ def mode_panels(records: Records) -> ModePanels | None:
     if not task.modes:
         return None
     numbers, without = [], 0
-    for trial, rung in records.judged():
+    for trial, rung, *_ in records.judged():
         rows = records.rows_of(trial, rung)
         success = rows.column("success").to_numpy(zero_copy_only=False)
         if not success.any():

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,7 @@ from bet_ray.manifest import MANIFEST, RunError, read_manifest
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import HISTORY_JSON, kept_digest
 from bet_ray.trials import Rung, Status, TrialRecord, read_trials
+from bet_ray.values import Estimate
 
 SEARCH_ENDED = "trials.parquet"  # written once, when the last trial is over
 
@@ -46,6 +47,15 @@ class Winner:
     @property
     def measured(self) -> bool:
         return self.rows.num_rows == self.promised
+
+
+class Judged(NamedTuple):
+    """A trial with a result, and the rung that counts, which was simulated."""
+
+    trial: TrialRecord
+    rung: Rung
+    primary: Estimate
+    success: Estimate
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,14 @@ class Records:
     def is_winner(self, trial: TrialRecord) -> bool:
         return self.winner is not None and trial.trial == self.winner.trial.trial
 
-    def judged(self) -> list[tuple[TrialRecord, Rung]]:
-        """Trials with a result, and the rung that counts."""
-        return [(trial, rung) for trial in self.trials if (rung := trial.best(self.sweep.objective))]
+    def judged(self) -> list[Judged]:
+        """Trials that episodes have judged: where a loss chooses, none before the search is over."""
+        best = [(trial, trial.best(self.sweep.objective)) for trial in self.trials]
+        return [
+            Judged(trial, rung, Estimate(*rung.primary), Estimate(*rung.success))
+            for trial, rung in best
+            if rung and rung.primary and rung.success
+        ]
 
     def digests(self, trial: TrialRecord, rung: Rung) -> list[str]:
         """Of the policies that a rung was judged by, those that are kept."""

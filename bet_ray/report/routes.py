@@ -98,8 +98,8 @@ def routes(records: Records) -> Routes | None:
 
 
 def _one_bin(records: Records) -> tuple[TrialRecord, Rung] | None:
-    single = (pair for pair in records.judged() if records.sweep.config(pair[0].setting).codebook.bins == 1)
-    return next(single, None)
+    single = (one for one in records.judged() if records.sweep.config(one.trial.setting).codebook.bins == 1)
+    return next(((one.trial, one.rung) for one in single), None)
 
 
 def _label(route: str, success: bool) -> str:

@@ -7,7 +7,8 @@ import pytest
 from bet import tasks
 from bet.measure import Measurement
 from bet.stats import rate_interval
-from bet_ray.cli.leaderboard import live_leaderboard, print_result
+from bet_ray.cli.console import console
+from bet_ray.cli.leaderboard import leaderboard, live_leaderboard, print_result
 from bet_ray.sweep import Objective, parse_sweep
 from bet_ray.trials import TRIAL_JSON, Measured, Raced, Rung, Status, TrialRecord, read_trials, rivals, write_record
 from bet_ray.tuning import SweepResult
@@ -115,6 +116,16 @@ def test_a_trial_that_ends_is_told_once_with_its_score_and_epochs(capsys: pytest
         "[1/3] bins=1: 0.50 [0.40, 0.60] after 1 epoch",
         "[2/3] bins=3: 0.80 [0.70, 0.90] after 1 epoch",
     ]
+
+
+def test_a_trial_that_was_not_simulated_is_told_with_its_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    rung = Rung(epoch=7, objective=0.4321, val_loss=0.4321, by_seed={0: None})
+    loss = WINNER.model_copy(update={"rungs": [rung]})
+    with live_leaderboard(SWEEP) as tell:
+        tell([loss])
+    assert capsys.readouterr().err.splitlines() == ["[1/3] bins=3: val loss 0.432 after 7 epochs"]
+    console.print(leaderboard(SWEEP, [loss]))
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["1", "3", "7", "0.432", "done"]
 
 
 def test_settings_that_tie_are_in_an_order_that_their_names_have_no_part_in(tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from bet import Policy
 from bet.config import ConfigError
 from bet.errors import FailedRunError
 from bet_ray.manifest import SWEEP_LOCK, RunError
+from bet_ray.report import write_report
 from bet_ray.results import KEY
 from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_trials
 from bet_ray.tuning import SETTING, Halving, divide, run_sweep
+from tests.bet_ray.trackers import tensorboard_scalars
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
 TREE: dict[str, Any] = {
@@ -185,6 +187,92 @@ def test_workers_that_share_a_training_are_judged_at_every_rung(ray_session: int
     while ray.available_resources().get("CPU") != ray_session:  # those of the stopped trial's workers among them
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+BY_LOSS: dict[str, Any] = {
+    "objective": "val_loss",
+    "space": {"train.lr": [3e-3, 1e-6], "window": [1, 2]},
+    "base": {"train": {"epochs": 4, "batch_size": 512}},
+    "eval": {"episodes": 20, "rungs": 4, "winner_episodes": 30},
+}
+
+
+@pytest.mark.slow
+def test_a_search_by_loss_simulates_only_the_rungs_that_count(ray_session: int, tmp_path: Path) -> None:
+    run, sweep, seen = tmp_path / "run", sweep_of(**BY_LOSS), []
+    result = run_sweep(sweep, run, on_trials=lambda trials: seen.append(_simulated(trials)))
+    assert set(seen[:-1]) == {0}
+    assert seen[-1] == 4
+    losses = [rung.objective for trial in result.trials if (rung := trial.best(sweep.objective))]
+    assert losses == sorted(losses)
+    assert all([rung.epoch for rung in trial.rungs] == [1, 2, 3, 4] for trial in result.trials)
+    _check_by_loss(run, sweep, result.trials)
+    weights = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert _ran_on_tune(run) == 4 * 20
+    more = sweep_of(**BY_LOSS | {"eval": BY_LOSS["eval"] | {"episodes": 25}})
+    _check_by_loss(run, more, run_sweep(more, run, resume=True).trials)
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert _ran_on_tune(run) == 4 * 25
+
+
+@pytest.mark.slow
+def test_halving_by_loss_is_reported_when_interrupted_and_simulates_when_resumed(
+    ray_session: int, tmp_path: Path
+) -> None:
+    changes = {
+        "eval": BY_LOSS["eval"] | {"rungs": 2},
+        "scheduler": "asha",
+        "resources": {"trials_at_once": 1, "retries": 0},
+        "track": {"tensorboard": True},
+    }
+    run, sweep = tmp_path / "run", sweep_of(**BY_LOSS | changes)
+    killed: list[Process] = []
+
+    def kill(trials: list[TrialRecord]) -> None:
+        if not killed and any(trial.status is Status.STOPPED for trial in trials):
+            everyone = Process().children(recursive=True)
+            killed.extend(each for each in everyone if "RolloutService" in " ".join(each.cmdline()))
+            killed[0].kill()
+
+    with pytest.raises(FailedRunError, match="--resume continues the sweep"):
+        run_sweep(sweep, run, on_trials=kill)
+    before = read_trials(run, sweep.objective)
+    assert _simulated(before) == 0
+    assert {Status.DONE, Status.STOPPED} <= {trial.status for trial in before}
+    assert "Best so far" in write_report(run).read_text()
+    trials = run_sweep(sweep, run, resume=True).trials
+    assert {trial.status for trial in trials} == {Status.DONE, Status.STOPPED}
+    _check_by_loss(run, sweep, trials)
+    for trial in trials:  # one that is stopped trains no further than to its rung
+        told = tensorboard_scalars(run / "tensorboard" / f"trial-{trial.trial}")
+        epochs = [epoch for name, epoch in told if name.endswith("/val_loss")]
+        assert max(epochs) == trial.rungs[-1].epoch == (4 if trial.status is Status.DONE else 2)
+    assert "Does the validation loss tell?" in write_report(run).read_text()
+
+
+def _simulated(trials: list[TrialRecord]) -> int:
+    """Rungs that were."""
+    return sum(rung.primary is not None for trial in trials for rung in trial.rungs)
+
+
+def _ran_on_tune(run: Path) -> int:
+    return pq.read_table(run / "execution").column("split").to_pylist().count("tune")
+
+
+def _check_by_loss(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
+    """Of each of four settings the rung that counts was simulated, and no other; the tables say so."""
+    assert len(trials) == 4
+    best = [(trial, rung) for trial in trials if (rung := trial.best(sweep.objective))]
+    assert [rung.episodes for _, rung in best] == [sweep.eval.episodes] * 4
+    assert _simulated(trials) == 4
+    episodes = pq.read_table(run / "episodes").to_pandas()
+    tune = episodes[episodes["split"] == "tune"]
+    digests = [Policy.load(run / "policies" / name).digest for pair in best for name in pair[0].policies(pair[1])]
+    assert tune.groupby("policy_digest").size().to_dict() == dict.fromkeys(digests, sweep.eval.episodes)
+    history = pq.read_table(run / "history.parquet").to_pandas().dropna(subset="primary")
+    assert sorted(zip(history["trial"], history["epoch"], strict=True)) == sorted((t.trial, r.epoch) for t, r in best)
+    for row, digest in zip(pq.read_table(run / "trials.parquet").to_pylist(), digests, strict=True):
+        assert row["success_rate"] == pytest.approx(tune[tune["policy_digest"] == digest]["success"].mean())
 
 
 @pytest.mark.slow

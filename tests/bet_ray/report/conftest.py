@@ -22,12 +22,12 @@ from bet.policy import Policy
 from bet.protocol import Recipe
 from bet.rollout import rollout
 from bet.tasks import SimulatedTask
-from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import write_manifest, write_text
 from bet_ray.results import episodes_table, execution_table, trajectories_table
 from bet_ray.selection import Contest
-from bet_ray.sweep import Sweep, parse_sweep
+from bet_ray.sweep import Objective, Sweep, parse_sweep
+from bet_ray.trainable import simulated
 from bet_ray.training import SeedRun, set_best, trial_id
 from bet_ray.trials import TRIAL_JSON, Rung, Status, TrialRecord, read_trials, write_trials
 from bet_ray.worker import Job
@@ -54,26 +54,19 @@ class SmallSweep:
         write_manifest(self.run, "sweep", self.task.name, what)
 
     def train(self, setting: Mapping[str, Any]) -> TrialRecord:
-        """One trial: trained, exported, rolled out on tune, put on record."""
+        """One trial: trained, exported, rolled out on tune but where a loss chooses, put on record."""
         full = {**dict.fromkeys(self.sweep.searched), **setting}
         seeds = range(self.sweep.seeds_per_trial)
         trainings = [SeedRun(self.run, self.sweep.config(full, seed), self.episodes) for seed in seeds]
         for training in trainings:
             training.train_to(1)
             training.save()
-        count = self.sweep.eval.episodes
-        tables = [self.roll_out(training.export(1)[0], Split.TUNE, count) for training in trainings]
-        overall = measurement(self.task, pa.concat_tables(tables))
-        primary, success = overall.primary, overall.success
-        rung = Rung(
-            epoch=1,
-            objective=primary.estimate,
-            primary=(primary.estimate, primary.low, primary.high),
-            success=(success.estimate, success.low, success.high),
-            episodes=overall.episodes,
-            val_loss=trainings[0].training.history[0].val_loss,
-            by_seed=dict.fromkeys(seeds, (primary.estimate, success.estimate)),
-        )
+        policies = [training.export(1)[0] for training in trainings]
+        loss = trainings[0].training.history[0].val_loss
+        rung = Rung(epoch=1, objective=loss, val_loss=loss, by_seed=dict.fromkeys(seeds))
+        if self.sweep.objective is not Objective.VAL_LOSS:
+            tables = [self.roll_out(policy, Split.TUNE, self.sweep.eval.episodes) for policy in policies]
+            rung = simulated(self.sweep, rung, pa.concat_tables(tables))
         return self.record(full, Status.DONE, [rung])
 
     def record(

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from plotly.offline import get_plotlyjs
 
@@ -15,7 +16,8 @@ from bet_ray.report.clips import clips
 from bet_ray.report.compute import answer
 from bet_ray.report.records import read_records
 from bet_ray.sweep import load_sweep, sweep_yaml
-from bet_ray.trials import Status
+from bet_ray.trials import Status, read_trials
+from bet_ray.values import setting_text
 
 from ..pages import Page, assert_self_contained
 from .conftest import NewSweep
@@ -134,6 +136,27 @@ def test_a_sweep_under_way_shows_the_best_so_far_and_claims_no_winner(new_sweep:
     assert "--resume" in found.words
     assert done.trial in found.text
     assert running.trial in found.text
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_search_by_loss_that_is_not_simulated_yet_shows_its_losses(new_sweep: NewSweep, over: bool) -> None:
+    small = new_sweep(objective="val_loss", space={"window": [1, 2]}, seeds_per_trial=2)
+    for setting in small.sweep.enumerated():
+        small.train(setting)
+    if over:
+        small.end_search()
+        assert pq.read_table(small.run / "trials.parquet").column("primary").null_count == 2
+        assert pq.read_table(small.run / "history.parquet").column("primary").null_count == 4
+    best = read_trials(small.run, small.sweep.objective)[0]
+    found = page_of(small.run)
+    assert f"Best so far: {setting_text(best.setting)} after 1 epoch" in found.words
+    assert f"{best.rungs[0].val_loss:.3g}" in found.words
+    assert "Learning curves" in found.words
+    assert "Does the validation loss tell?" not in found.words
+    small.finish()
+    found = page_of(small.run)
+    assert "80 episodes, best val_loss" in found.words  # 40 of each seed
+    assert "Does the validation loss tell?" in found.words
 
 
 def test_a_search_that_is_over_says_how_many_fresh_episodes_are_there(new_sweep: NewSweep) -> None:

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 from bet_ray.report.figures import losses_figure
 from bet_ray.report.losses import FEWEST_PAIRS, Group, Judgement, Losses, Verdict, losses
 from bet_ray.report.records import Records, read_records
+from bet_ray.trials import read_trials
 from bet_ray.values import Estimate
 
 from .conftest import NewSweep
@@ -74,6 +75,20 @@ def test_a_few_pairs_say_nothing(finished: Path) -> None:
     assert found.pairs < FEWEST_PAIRS
     assert found.verdict is Verdict.TOO_FEW
     assert losses(replace(read_records(finished), trials=[])) is None
+
+
+def test_a_search_by_loss_has_a_dot_for_each_setting_once_it_is_over(new_sweep: NewSweep) -> None:
+    small = new_sweep(objective="val_loss", space={"window": [1, 2, 3]})
+    for setting in small.sweep.enumerated():
+        small.train(setting)
+    assert losses(read_records(small.run)) is None
+    small.finish()
+    found = losses(read_records(small.run))
+    assert found is not None
+    assert found.pairs == 3
+    assert [rung.val_loss for rung in found.groups[0].rungs] == sorted(
+        rung.val_loss for trial in read_trials(small.run, small.sweep.objective) for rung in trial.rungs
+    )
 
 
 @given(st.integers(3, 20).flatmap(lambda count: st.permutations(range(count))))

@@ -20,7 +20,7 @@ def test_modes_are_those_of_the_episodes_that_judged_each_setting(finished: Path
     assert found is not None
     assert [panel.title for panel in found.panels] == ["bins", "gamma"]
     assert found.demonstrated == TASK.mode_entropy
-    expected = [measurement(TASK, records.rows_of(*pair)) for pair in records.judged()]
+    expected = [measurement(TASK, records.rows_of(one.trial, one.rung)) for one in records.judged()]
     won = [one for one in expected if one.success.estimate > 0]
     assert found.without == len(expected) - len(won)
     assert won

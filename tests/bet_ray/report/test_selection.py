@@ -46,6 +46,8 @@ def test_a_setting_that_is_clearly_worse_is_not_tied_and_finalists_are_measured_
     )
     trials = trials_of(small)
     best, worst = (trial.rungs[0].primary for trial in (trials[0], trials[-1]))
+    assert best is not None
+    assert worst is not None
     assert best[1] > worst[2] + 0.1
     assert trials[0].tied
     assert trials[-1].tied is False
