@@ -73,6 +73,7 @@ def test_the_race_sees_episodes_that_the_search_has_not_and_is_told(pushed_race:
         Recorded.of(pushed_race.run)  # the benchmark that resamples a sweep wants more of them
     words = Page(render(read_records(pushed_race.run))).words
     assert f"Race of 4 settings: {str(race).partition(': ')[2]}" in words
+    assert f"chosen in the race: {raced} episodes" in words
 
 
 def test_a_hopeless_setting_leaves_the_race_early_and_one_that_is_better_than_all_ends_it(
