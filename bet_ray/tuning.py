@@ -202,6 +202,8 @@ def _search(context: Context, at_once: int, on_trials: OnTrials | None) -> None:
     """Run the trials under Tune."""
     sweep, run = context.sweep, context.run
     records = [_as_asked_now(sweep, run, record) for record in read_trials(run, sweep.objective)]
+    if on_trials and records:
+        on_trials(records)
     proposals = Proposals(sweep, run, records)
     if not proposals.left:
         return

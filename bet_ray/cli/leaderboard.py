@@ -45,7 +45,8 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
             cells += [f"{Estimate(*numbers)}" if numbers else "" for numbers in found]
             cells += [f"{Estimate(*trial.race.primary)}" if trial.race else ""] * len(raced)
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
-        table.add_row(str(place) if rung else "", *cells, trial.error or trial.status.value)
+        beaten = trial.race is not None and trial.race.beaten_by is not None
+        table.add_row(str(place) if rung else "", *cells, trial.error or ("beaten" if beaten else trial.status.value))
     return table
 
 
@@ -55,12 +56,12 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
     from bet_ray.trials import Status
 
     bar = Progress(
-        TextColumn("trials"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TimeRemainingColumn(),
     )
     line = bar.add_task("trials", total=sweep.trial_count)
     told: set[str] = set()
@@ -84,7 +85,9 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
     with Live(Group(leaderboard(sweep, []), bar), console=errors, transient=True) as live:
 
         def show(trials: "list[TrialRecord]") -> None:
-            bar.update(line, completed=len(done(trials)))
+            raced = [trial.race for trial in trials if trial.race]
+            left = sum(race.beaten_by is None for race in raced)
+            bar.update(line, completed=len(done(trials)), description=f"race, {left} left" if raced else "trials")
             live.update(Group(leaderboard(sweep, trials), bar))
 
         yield show

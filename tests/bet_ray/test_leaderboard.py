@@ -72,7 +72,9 @@ def test_finalists_are_printed_with_what_they_lost_between_choice_and_measuremen
 
 def test_settings_that_raced_show_what_the_race_says_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     raced = Raced(episodes=60, primary=(0.61, 0.51, 0.71))
-    assert "0.61 [0.51, 0.71]" in printed([WINNER.model_copy(update={"race": raced}), FAILED], capsys)
+    beaten = FAR.model_copy(update={"race": raced.model_copy(update={"beaten_by": "3"})})
+    said = printed([WINNER.model_copy(update={"race": raced}), beaten, FAILED], capsys)
+    assert [line.split()[-1] for line in said.splitlines() if "0.61 [0.51, 0.71]" in line] == ["done", "beaten"]
     assert "race" not in printed([WINNER], capsys)
 
 
