@@ -2,7 +2,8 @@
 
 The rule: one seed, a quarter of the scaled recipe's epochs and enough episodes for an interval of about ±.05; then
 more epochs up to the whole recipe, then more episodes up to the published number, then more seeds up to the published
-number. Where even the published size and recipe fit, they are taken.
+number, but not two: how much trainings differ, two of them hardly tell. Where even the published size and recipe fit,
+they are taken.
 """
 
 import heapq
@@ -117,7 +118,8 @@ def plan(budget: float, published: Size, recipe_epochs: int, pins: Pins, seconds
         )
     for name in ("epochs", "episodes", "seeds"):
         most = getattr(top, name)
-        sizes = [replace(size, **{name: value}) for value in range(getattr(size, name), most + 1)]
+        values = [value for value in range(getattr(size, name), most + 1) if (name, value) != ("seeds", 2) or most == 2]
+        sizes = [replace(size, **{name: value}) for value in values]
         size = sizes[bisect_right(sizes, budget, key=lambda one: seconds(one, scaled)) - 1]
         if getattr(size, name) < most:
             break

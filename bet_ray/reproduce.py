@@ -1,8 +1,8 @@
 """Reproduce an experiment: a sweep of a size that there is time for, then every setting measured on `report`.
 
-A curve chooses nothing, so all of its settings are measured, each after its last epoch, with intervals that hold for
-all at once. The sweep in the run's manifest is the plan: an interrupted reproduction continues as the same one, and a
-sweep that was run from a file of the same settings is taken up as it is.
+A curve chooses nothing, so all of its settings are measured, each after its last epoch, and each interval holds by
+itself, as it should beside a published number. The sweep in the run's manifest is the plan: an interrupted reproduction
+continues as the same one, and a sweep that was run from a file of the same settings is taken up as it is.
 """
 
 import time
@@ -21,7 +21,7 @@ from bet.data.episodes import Episodes
 from bet.measure import Measurement
 from bet.metrics import SUCCESS
 from bet.policy import BEST
-from bet.stats import Interval, simultaneous_confidence
+from bet.stats import Interval
 from bet.training import Training
 from bet_ray.autotune import measure
 from bet_ray.budget import Cost, Machine, Pins, estimate, plan, unlimited
@@ -233,11 +233,10 @@ def measure_all(planned: Planned, run: Path, progress: Progress | None = None) -
     ]
     with LazyPool(PoolShape(sweep.resources.actors, sweep.resources.slots)) as pool:
         tables = iter(evaluate_all(evaluations, sweep.eval.winner_episodes, pool, progress=progress).tables)
-    confidence = simultaneous_confidence(sum(map(bool, policies.values())) or 1)
     task, rows = tasks.simulated(sweep.task), []
     for trial in trials:
         mine = [next(tables) for _ in policies[trial.trial]]
-        found = measurement(task, pa.concat_tables(mine), confidence) if mine else None
+        found = measurement(task, pa.concat_tables(mine)) if mine else None
         rows.append(Reproduced(trial, trial.rungs[-1].epoch if mine else None, found))
     write_table(_table(planned, rows), run / REPRODUCTION_PARQUET)
     return rows

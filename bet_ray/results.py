@@ -151,7 +151,7 @@ REPRODUCTION = pa.schema(
         ("setting", pa.string()),  # its values of the swept keys, as JSON
         ("metric", pa.string()),
         ("estimate", pa.float64()),  # on `report`, after the last epoch
-        ("low", pa.float64()),  # of an interval that holds for all settings at once
+        ("low", pa.float64()),  # of an interval at 95%
         ("high", pa.float64()),
         ("epoch", pa.int32()),
         ("episodes", pa.int64()),

@@ -124,7 +124,7 @@ def print_reproduced(planned: "Planned", found: "Sequence[Reproduced]") -> None:
     console.print(f"[bold]{planned.label}[/]")
     console.print(
         f"ours: {_size(planned)}, {counted(planned.demonstrations, 'demonstration')}; report episodes after the last "
-        "epoch, intervals of a metric hold for all settings at once, 95%"
+        f"epoch, each interval at 95%, of {'one training' if planned.sweep.seeds_per_trial == 1 else 'the setting'}"
     )
     for by, named in sources.items():
         if named:

@@ -164,7 +164,7 @@ def test_a_plan_never_exceeds_its_budget_by_its_own_estimate(
         assert estimate(Size(15, EPISODES, 1), costs, machine) > budget
         return
     assert found.seconds == estimate(found.size, costs, machine) <= budget
-    assert found.size.seeds == 1 or found.size.episodes == 1000
+    assert found.size.seeds == 1 or (found.size.seeds == 3 and found.size.episodes == 1000)
     assert found.size.episodes == EPISODES or found.size.epochs >= 60
 
 
