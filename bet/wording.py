@@ -13,7 +13,7 @@ def duration(seconds: float) -> str:
     if seconds < 0.1:
         return f"{1000 * seconds:.2g} ms"
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2g} s"
     if seconds < 120:
         return f"{math.ceil(seconds)} s"
     if seconds < 2 * 3600:

@@ -29,14 +29,13 @@ from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, Progress, evalua
 from bet_ray.experiments import Experiment, Size, by_section
 from bet_ray.manifest import earlier_manifest
 from bet_ray.published import By
-from bet_ray.results import REPRODUCTION, write_table
+from bet_ray.results import REPRODUCTION, REPRODUCTION_PARQUET, write_table
 from bet_ray.session import session
 from bet_ray.sweep import Search, Sweep, parse_sweep
 from bet_ray.trials import TrialRecord, read_trials
 from bet_ray.tuning import divide
 from bet_ray.values import spelled
 
-REPRODUCTION_PARQUET = "reproduction.parquet"
 PROBE_SECONDS = 1.0  # of training steps, and as many of rollouts
 LEAST_STEPS = 3
 _PINNED = {"train.epochs": "epochs", "eval.winner_episodes": "episodes", "seeds_per_trial": "seeds"}

@@ -144,6 +144,7 @@ def trials_schema(space: Sequence[str]) -> pa.Schema:
     )
 
 
+REPRODUCTION_PARQUET = "reproduction.parquet"
 REPRODUCTION = pa.schema(
     [
         ("experiment", pa.string()),

@@ -59,6 +59,7 @@ def reproduce(
 
     from bet_ray.report import write_report
     from bet_ray.reproduce import measure_all, prepare, search_over
+    from bet_ray.results import REPRODUCTION_PARQUET
     from bet_ray.session import session
     from bet_ray.tuning import run_sweep
 
@@ -95,7 +96,7 @@ def reproduce(
             )
     print_reproduced(planned, found)
     console.print(f"again: {_command(planned)}", soft_wrap=True)
-    console.print(f"report: {write_report(run)} · table: {run / 'reproduction.parquet'}", soft_wrap=True)
+    console.print(f"report: {write_report(run)} · table: {run / REPRODUCTION_PARQUET}", soft_wrap=True)
 
 
 def print_reproduced(planned: "Planned", found: "Sequence[Reproduced]") -> None:

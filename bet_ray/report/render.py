@@ -19,6 +19,7 @@ from bet_ray.report.losses import Verdict, losses
 from bet_ray.report.modes import ModePanels, mode_panels
 from bet_ray.report.provenance import provenance
 from bet_ray.report.records import Records, read_records
+from bet_ray.report.reproduced import ReproducedPanels, reproduced_panels
 from bet_ray.report.routes import routes
 from bet_ray.report.search import SearchView, retold, search_view
 from bet_ray.selection import read_race
@@ -48,9 +49,10 @@ def render(records: Records) -> str:
     published = PUBLISHED.get(records.task.name, ())
     objective = metric if records.sweep.objective is Objective.PRIMARY else records.sweep.objective.value
     drawn, view, learning = routes(records), search_view(records), curves(records)
-    told, modes, bins, spent, worth = (
+    told, modes, again, bins, spent, worth = (
         losses(records),
         mode_panels(records),
+        reproduced_panels(records),
         codebook(records),
         costs(records),
         fronts(records),
@@ -80,6 +82,8 @@ def render(records: Records) -> str:
         paths=figures.paths_figure(drawn) if drawn and drawn.paths else None,
         shares=figures.shares_figure(drawn) if drawn else None,
         routes=drawn,
+        again=again,
+        again_plots=_again_figures(again) if again else (),
         modes=modes,
         mode_plots=_mode_figures(modes) if modes else (),
         coverage=_coverage(records),
@@ -108,6 +112,11 @@ def _mode_figures(modes: ModePanels) -> list[go.Figure]:
     most = max(modes.demonstrated, *(dot.numbers[1].high for panel in modes.panels for dot in panel.dots))
     entropy = figures.Scale("entropy of the modes, nats", [modes.demonstrated], "demonstrated", most)
     return figures.setting_figures(modes.panels, (figures.Scale("mode coverage", [1.0], "demonstrated"), entropy))
+
+
+def _again_figures(again: ReproducedPanels) -> list[go.Figure]:
+    scales = [figures.Scale(name, again.published[name], "published") for name in again.metrics]
+    return figures.setting_figures(again.panels, scales)
 
 
 def _search_figures(view: SearchView, objective: str) -> list[go.Figure]:

@@ -22,6 +22,7 @@ from bet_ray.results import REPRODUCTION
 from bet_ray.sweep import Objective, Search, load_sweep
 from bet_ray.training import trial_id
 from tests.bet_ray.commands import Command
+from tests.bet_ray.pages import Page
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FULL = Size(350, 1000, 3)
@@ -295,7 +296,9 @@ def test_a_scaled_experiment_is_measured_printed_and_kept_and_its_resume_runs_no
     episodes = pq.read_table(run / "episodes").to_pandas()
     report = episodes[episodes["split"] == "report"]
     assert report.groupby("policy_digest").size().tolist() == [8, 8, 8, 8]
-    assert (run / "report.html").exists()
+    page = Page((run / "report.html").read_text()).words
+    assert f"Again, what was published Scaled: {label.removeprefix('scaled: ')}" in page
+    assert paper["source"] in page
 
     resumed = reproduce(*words, "--resume")
     assert "goes on as it was planned" in resumed.out
