@@ -134,8 +134,8 @@ def _finalists(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
     from bet import tasks
     from bet.metrics import SUCCESS
 
-    chosen = "race" if trials[0].race else "tune"
-    table = board(f"chosen on {chosen}, measured on report (intervals that hold for all of these at once)")
+    chosen, where = ("race", "in the race") if trials[0].race else ("tune", "on tune")
+    table = board(f"chosen {where}, measured on report (intervals that hold for all of these at once)")
     also = [] if tasks.simulated(sweep.task).protocol.primary == SUCCESS else [f"{SUCCESS} on report"]
     for name in ("setting", chosen, "report", "shrinkage", *also):
         table.add_column(name, justify="left" if name == "setting" else "right")

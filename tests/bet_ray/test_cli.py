@@ -217,26 +217,27 @@ def test_help_does_not_wait_for_torch_or_ray() -> None:
 
 
 @pytest.mark.slow
-def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path, command: Command) -> None:
     data, run, video = tmp_path / "d.parquet", tmp_path / "run", tmp_path / "v.gif"
-    assert bet_ray("data", "generate", "pointmass1", "--episodes", "200", "--out", data).returncode == 0
-    assert "200 demonstrations" in bet_ray("data", "info", data).stdout
-    trained = bet_ray("train", "pointmass1", f"data.path={data}", "train.epochs=2", "--out", run)
-    assert trained.returncode == 0, trained.stderr
-    assert f"next: bet-ray eval {run}" in trained.stdout
-    evaluated = bet_ray("eval", run, "--episodes", "20", "--actors", "1", "--slots", "4", "--save-trajectories")
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "success x mode coverage" in evaluated.stdout
-    assert "20 episodes run" in evaluated.stdout
-    assert "no known route: " in evaluated.stdout
-    replayed = bet_ray("replay", run, "--episode", "3", "--video", video)
-    assert replayed.returncode == 0, replayed.stderr
+    assert command("data", "generate", "pointmass1", "--episodes", "200", "--out", data).code == 0
+    assert "200 demonstrations" in command("data", "info", data).out
+    trained = command("train", "pointmass1", f"data.path={data}", "train.epochs=2", "--out", run)
+    assert trained.code == 0, trained.err
+    assert f"next: bet-ray eval {run}" in trained.out
+    evaluated = command("eval", run, "--episodes", "20", "--actors", "1", "--slots", "4", "--save-trajectories")
+    assert evaluated.code == 0, evaluated.err
+    assert "success x mode coverage" in evaluated.out
+    assert "20 episodes run" in evaluated.out
+    assert "no known route: " in evaluated.out
+    replayed = command("replay", run, "--episode", "3", "--video", video)
+    assert replayed.code == 0, replayed.err
     assert video.read_bytes()[:3] == b"GIF"
     row = pq.read_table(run / "episodes").to_pylist()[3]
-    assert "the same as the recorded row, to the last bit" in replayed.stdout
+    assert "the same as the recorded row, to the last bit" in replayed.out
     end = row["end"] if row["success"] else f"no success, {row['end']}"
-    assert f"report episode 3 · {end} after {row['length']} steps, return {row['return']:.2f}" in replayed.stdout
-    assert "every step the same as the one kept in trajectories/, to the last bit" in replayed.stdout
+    assert f"report episode 3 · {end} after {row['length']} steps, return {row['return']:.2f}" in replayed.out
+    assert "every step the same as the one kept in trajectories/, to the last bit" in replayed.out
 
 
 def test_a_task_without_a_simulator_is_trained_and_refused_where_needed(tmp_path: Path, refused: Refused) -> None:
@@ -393,6 +394,7 @@ def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: 
     (tmp_path / "which.yaml").write_text(
         "question: Which?\ntask: pointmass2\nspace: {bins: [2]}\nsearch: grid\n"
         "base: {train: {epochs: 3, batch_size: 512}}\neval: {episodes: 20, rungs: 3, winner_episodes: 20}\n"
+        "resources: {actors: 1, trials_at_once: 1}\n"
     )
     said = interrupted(tmp_path, "checkpoint.pt", "sweep", "which.yaml", "--out", "s")
     assert said.endswith("and every finished episode; continue with: bet-ray sweep which.yaml --out s --resume")
@@ -405,17 +407,18 @@ def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_every_epoch_of_a_run_is_evaluated_on_one_pool_into_one_table(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_every_epoch_of_a_run_is_evaluated_on_one_pool_into_one_table(tmp_path: Path, command: Command) -> None:
     run = tmp_path / "a"
-    trained = bet_ray("train", "pointmass2", "train.epochs=2", "train.batch_size=512", "--keep-epochs", "--out", run)
-    assert trained.returncode == 0, trained.stderr
-    done = bet_ray("eval", run, "--each", "--episodes", "40", "--actors", "2", "--slots", "8", "--autotune")
-    assert done.returncode == 0, done.stderr
-    assert "chosen: --actors 2 --slots" in done.stdout
-    assert "2 policies · 40 report episodes each · intervals of a column hold for all at once, 95%" in done.stdout
-    assert "80 episodes run in " in done.stdout
-    assert "slots busy " in done.stdout
+    trained = command("train", "pointmass2", "train.epochs=2", "train.batch_size=512", "--keep-epochs", "--out", run)
+    assert trained.code == 0, trained.err
+    done = command("eval", run, "--each", "--episodes", "40", "--actors", "2", "--slots", "8", "--autotune")
+    assert done.code == 0, done.err
+    assert "chosen: --actors 2 --slots" in done.out
+    assert "2 policies · 40 report episodes each · intervals of a column hold for all at once, 95%" in done.out
+    assert "80 episodes run in " in done.out
+    assert "slots busy " in done.out
     rows = pq.read_table(run / "episodes").to_pandas()
     assert rows.groupby("policy_digest").size().tolist() == [40, 40]
-    again = bet_ray("eval", run, "--each", "--episodes", "40")
-    assert "0 episodes run, 80 recorded already" in again.stdout
+    again = command("eval", run, "--each", "--episodes", "40")
+    assert "0 episodes run, 80 recorded already" in again.out

@@ -24,7 +24,6 @@ from bet_ray.manifest import RunError, write_manifest
 from bet_ray.planning import known
 from bet_ray.results import EpisodeSource, episodes_table, execution_table
 from tests.bet_ray.commands import Command
-from tests.bet_ray.test_cli import bet_ray
 
 PUSHT, GRID = tasks.get("pusht"), tasks.get("pointmass2")
 ROUTES = list(GRID.modes)
@@ -317,23 +316,26 @@ def test_plan_prints_what_it_assumes(pair: tuple[Path, Path], printed: Callable[
 
 
 @pytest.mark.slow
-def test_compare_runs_what_is_missing_and_what_it_names_replays_as_recorded(pair: tuple[Path, Path]) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_compare_runs_what_is_missing_and_what_it_names_replays_as_recorded(
+    pair: tuple[Path, Path], command: Command
+) -> None:
     arguments = ["compare", *pair, "--actors", "1", "--slots", "8"]
-    compared = bet_ray(*arguments, "--episodes", "20")
-    assert compared.returncode == 0, compared.stderr
+    compared = command(*arguments, "--episodes", "20")
+    assert compared.code == 0, compared.err
     tables = [pq.read_table(path / "episodes") for path in pair]
     assert [table.column("index").to_pylist() for table in tables] == [list(range(20))] * 2
     assert tables[0].column("seed").equals(tables[1].column("seed"))  # the same initial states
-    shown = [line for line in compared.stdout.splitlines() if line.startswith("see one: bet-ray ")]
+    shown = [line for line in compared.out.splitlines() if line.startswith("see one: bet-ray ")]
     only = [index for index in range(20) if tables[0].column(SUCCESS)[index] != tables[1].column(SUCCESS)[index]]
     assert bool(shown) == bool(only)
     for line in shown:
-        command = line.removeprefix("see one: bet-ray ").removesuffix(" --video a.mp4").split()
-        assert "the same as the recorded row, to the last bit" in bet_ray(*command).stdout
-    decided = bet_ray(*arguments, "--until-decided", "--max-episodes", "60")
-    assert decided.returncode == 0, decided.stderr
+        words = line.removeprefix("see one: bet-ray ").removesuffix(" --video a.mp4").split()
+        assert "the same as the recorded row, to the last bit" in command(*words).out
+    decided = command(*arguments, "--until-decided", "--max-episodes", "60")
+    assert decided.code == 0, decided.err
     counts = {pq.read_table(path / "episodes").num_rows for path in pair}
     assert counts <= {50, 60}
     assert len(counts) == 1
-    planned = bet_ray("plan", *pair, "--detect", "0.1")
-    assert f"(of {counts.pop()} recorded episodes)" in planned.stdout, planned.stderr
+    planned = command("plan", *pair, "--detect", "0.1")
+    assert f"(of {counts.pop()} recorded episodes)" in planned.out, planned.err

@@ -40,6 +40,7 @@ TREE: dict[str, Any] = {
     "space": {"bins": [1, 6], "window": [1, 2]},
     "search": "grid",
     "eval": {"episodes": 20, "rungs": 2, "winner_episodes": 30},
+    "resources": {"actors": 1},
 }
 
 
@@ -148,15 +149,6 @@ def test_listed_settings_are_each_tried_once_also_when_resumed(ray_session: int,
 
 
 @pytest.mark.slow
-def test_seeds_of_a_setting_are_judged_together(ray_session: int, tmp_path: Path) -> None:
-    sweep = sweep_of(space={"bins": [3]}, seeds_per_trial=2, base={"train": {"epochs": 1, **QUICK}})
-    result = run_sweep(sweep, tmp_path / "run")
-    assert set(result.tune.by_seed) == {0, 1}
-    assert result.tune.episodes == 40
-    assert (result.report.seeds, result.report.episodes) == (2, 60)
-
-
-@pytest.mark.slow
 def test_tpe_asks_optuna_and_keeps_its_study(ray_session: int, tmp_path: Path) -> None:
     space = {"bins": {"low": 1, "high": 12}, "train.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
     base = {"train": {"epochs": 2, "batch_size": 512}}
@@ -176,7 +168,7 @@ def test_workers_that_share_a_training_are_judged_at_every_rung(ray_session: int
         base={"train": {"epochs": 12, "batch_size": 512}},
         objective="val_loss",
         eval={"episodes": 20, "rungs": 4, "winner_episodes": 30},
-        resources={"workers_per_trial": 2, "trials_at_once": 1},
+        resources={"actors": 1, "workers_per_trial": 2, "trials_at_once": 1},
         scheduler="asha",
     )
     best, stopped = run_sweep(sweep, tmp_path / "run").trials
@@ -216,13 +208,13 @@ def test_a_search_by_loss_simulates_only_the_rungs_that_count(ray_session: int, 
 
 
 @pytest.mark.slow
-def test_halving_by_loss_is_reported_when_interrupted_and_simulates_when_resumed(
+def test_a_service_that_dies_blames_no_setting_and_halving_by_loss_goes_on_when_resumed(
     ray_session: int, tmp_path: Path
 ) -> None:
     changes = {
         "eval": BY_LOSS["eval"] | {"rungs": 2},
         "scheduler": "asha",
-        "resources": {"trials_at_once": 1, "retries": 0},
+        "resources": {"actors": 1, "trials_at_once": 1, "retries": 0},
         "track": {"tensorboard": True},
     }
     run, sweep = tmp_path / "run", sweep_of(**BY_LOSS | changes)
@@ -238,7 +230,9 @@ def test_halving_by_loss_is_reported_when_interrupted_and_simulates_when_resumed
         run_sweep(sweep, run, on_trials=kill)
     before = read_trials(run, sweep.objective)
     assert _simulated(before) == 0
+    assert [trial.failures for trial in before] == [0] * len(before)
     assert {Status.DONE, Status.STOPPED} <= {trial.status for trial in before}
+    assert Status.ERROR not in {trial.status for trial in before}
     assert "Best so far" in write_report(run).read_text()
     trials = run_sweep(sweep, run, resume=True).trials
     assert {trial.status for trial in trials} == {Status.DONE, Status.STOPPED}
@@ -276,15 +270,19 @@ def _check_by_loss(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_are_those_trained_one_after_another(ray_session: int, tmp_path: Path) -> None:
+def test_seeds_are_judged_together_and_side_by_side_are_those_trained_one_after_another(
+    ray_session: int, tmp_path: Path
+) -> None:
     tree = {"space": {"bins": [3]}, "seeds_per_trial": 3, "base": {"train": {"epochs": 1, **QUICK}}}
     found = []
     for at_once in (1, 2):
-        resources = {"trials_at_once": 1, "seeds_at_once": at_once}
-        (trial,) = run_sweep(sweep_of(**tree, resources=resources), tmp_path / str(at_once)).trials
-        found.append(trial.rungs)
+        resources = {"actors": 1, "trials_at_once": 1, "seeds_at_once": at_once}
+        result = run_sweep(sweep_of(**tree, resources=resources), tmp_path / str(at_once))
+        assert set(result.tune.by_seed) == {0, 1, 2}
+        assert result.tune.episodes == 60
+        assert (result.report.seeds, result.report.episodes) == (3, 90)
+        found.append(result.winner.rungs)
     assert found[0] == found[1]
-    assert set(found[0][0].by_seed) == {0, 1, 2}
 
 
 def test_the_rungs_of_successive_halving_survive_a_resume() -> None:
@@ -376,26 +374,6 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     assert tables[0].select(keys).equals(tables[1].select(keys))
     study = optuna.load_study(study_name="run", storage=f"sqlite:///{run / STUDY_DB}")
     assert sorted(trial.user_attrs["trial"] for trial in study.trials) == sorted(t.trial for t in resumed.trials)
-
-
-@pytest.mark.slow
-def test_a_service_that_dies_blames_no_setting_and_a_resume_tries_them_all(ray_session: int, tmp_path: Path) -> None:
-    run, sweep = tmp_path / "run", sweep_of(space={"bins": [1, 2, 3, 6]}, resources={"retries": 0})
-    killed: list[Process] = []
-
-    def kill(trials: list[TrialRecord]) -> None:
-        if not killed and any(trial.status is Status.DONE for trial in trials):
-            everyone = Process().children(recursive=True)
-            killed.extend(each for each in everyone if "RolloutService" in " ".join(each.cmdline()))
-            killed[0].kill()
-
-    with pytest.raises(FailedRunError, match="--resume continues the sweep"):
-        run_sweep(sweep, run, on_trials=kill)
-    before = read_trials(run, sweep.objective)
-    assert [trial.failures for trial in before] == [0] * len(before)
-    assert Status.ERROR not in {trial.status for trial in before}
-    trials = run_sweep(sweep, run, resume=True).trials
-    assert [trial.status for trial in trials] == [Status.DONE] * 4
 
 
 def _outcome(trial: TrialRecord) -> dict[str, Any]:
