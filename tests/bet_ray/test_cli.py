@@ -389,7 +389,10 @@ def test_ctrl_c_of_a_training_says_what_is_kept_and_the_command_that_continues_d
 
 
 @pytest.mark.slow
-def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_ctrl_c_of_a_sweep_says_how_to_continue_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "which.yaml").write_text(
         "question: Which?\ntask: pointmass2\nspace: {bins: [2]}\nsearch: grid\n"
@@ -400,9 +403,9 @@ def test_ctrl_c_of_a_sweep_says_how_to_continue_it(tmp_path: Path, monkeypatch: 
     assert said.endswith("and every finished episode; continue with: bet-ray sweep which.yaml --out s --resume")
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")}
     assert kept
-    finished = bet_ray("sweep", "which.yaml", "--out", "s", "--resume")
-    assert finished.returncode == 0, finished.stderr
-    assert "winner: " in finished.stdout
+    finished = command("sweep", "which.yaml", "--out", "s", "--resume")
+    assert finished.code == 0, finished.err
+    assert "winner: " in finished.out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
