@@ -399,7 +399,7 @@ def _records(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("cpus", "actors", "trials"), [(1, 1, 1), (2, 2, 2), (4, 1, 3), (16, 4, 12)])
 def test_cpus_are_divided_without_a_deadlock(cpus: int, actors: int, trials: int) -> None:
-    shares = divide(sweep_of(), cpus)
+    shares = divide(sweep_of(resources={}), cpus)
     assert (shares.actors, shares.trials_at_once) == (actors, trials)
     needed = shares.actors * shares.cpus_per_actor + shares.trials_at_once * shares.cpus_per_trial
     assert needed <= cpus
