@@ -42,8 +42,8 @@ def facts(sweep: Sweep, result: SweepResult) -> list[str]:
     single = [trial for trial in result.trials if trial.setting["codebook.bins"] == 1 and trial.rungs]
     best_single = single[0].best(sweep.objective) if single else None
     averaging = (
-        f"With one bin the best setting succeeds in {best_single.success[0]:.0%} of the episodes, yet its {name} is "
-        f"{best_single.primary[0]:.2f}: a policy without bins averages what was demonstrated."
+        f"With one bin the best setting succeeds in {best_single.success.value:.0%} of the episodes, yet its {name} is "
+        f"{best_single.primary.value:.2f}: a policy without bins averages what was demonstrated."
         if best_single and best_single.primary and best_single.success
         else "No setting with one bin finished."
     )

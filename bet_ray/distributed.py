@@ -106,8 +106,8 @@ def judge_on_workers(context: Context, setting: Mapping[str, Any]) -> None:
     Raises `FailedRunError` when a worker dies.
     """
     config, count = context.sweep.config(setting), context.sweep.resources.workers_per_trial
-    before = read_record(context.run, trial_id(config))
     trial, cpus = trial_id(config), (context.cpus - WATCHING) / count
+    before = read_record(context.run, trial)
     group = _Group(context.run / "policies" / trial / _SCRATCH, WorkerCount(count, count), cpus, context.sweep.gpus)
     try:
         with group.trainer(

@@ -17,6 +17,7 @@ from bet_ray.manifest import RunError, write_text
 from bet_ray.results import trials_schema, write_table
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.training import write_history
+from bet_ray.values import Estimate
 
 TRIAL_JSON = "trial.json"
 
@@ -26,9 +27,9 @@ class Rung(Frozen):
 
     epoch: int
     objective: float
-    primary: tuple[float, float, float] | None = None
-    """Estimate, low, high on `tune`; None before it is simulated."""
-    success: tuple[float, float, float] | None = None
+    primary: Estimate | None = None
+    """On `tune`; None before it is simulated."""
+    success: Estimate | None = None
     episodes: int = 0
     val_loss: float
     by_seed: dict[int, tuple[float, float] | None]
@@ -39,8 +40,8 @@ class Raced(Frozen):
     """What the race after the search says of a setting, on episodes that the search has not seen."""
 
     episodes: int
-    primary: tuple[float, float, float]
-    """Estimate, low, high, right whenever one stops."""
+    primary: Estimate
+    """Its interval is right whenever one stops."""
     beaten_by: str | None = None
     """The trial that is better beyond doubt; None of those left."""
 
@@ -48,9 +49,8 @@ class Raced(Frozen):
 class Measured(Frozen):
     """What `report` says of a finalist."""
 
-    primary: tuple[float, float, float]
-    """Estimate, low, high."""
-    success: tuple[float, float, float]
+    primary: Estimate
+    success: Estimate
     episodes: int
     confidence: float
     """Of each interval, so that those of all finalists hold at once with 95%."""
@@ -85,6 +85,11 @@ class TrialRecord(Frozen):
     """Whether it is not known to be worse than the winner; None before the search is over."""
     race: Raced | None = None
     report: Measured | None = None
+
+    @property
+    def beaten(self) -> bool:
+        """Whether it left the race to a better one."""
+        return self.race is not None and self.race.beaten_by is not None
 
     def best(self, objective: Objective) -> Rung | None:
         """The rung that counts."""
@@ -124,11 +129,10 @@ def read_trials(run: Path, objective: Objective) -> list[TrialRecord]:
     def rank(record: TrialRecord) -> tuple[bool, bool, int, float, float, str]:
         best, raced = record.best(objective), record.race
         score = sign * best.objective if best else 0.0
-        beaten = raced is not None and raced.beaten_by is not None
         stayed = raced.episodes if raced else 0
-        ahead = -raced.primary[0] if raced else 0.0
+        ahead = -raced.primary.value if raced else 0.0
         # Of equals by what they set: a trial's name also depends on where its demonstrations lie.
-        return best is None, beaten, -stayed, ahead, score, canonical_json(record.setting)
+        return best is None, record.beaten, -stayed, ahead, score, canonical_json(record.setting)
 
     return sorted(records, key=rank)
 

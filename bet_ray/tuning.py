@@ -64,7 +64,7 @@ class SweepResult:
     def chosen(self) -> Estimate:
         """The winner's primary metric on `tune`."""
         assert self.tune.primary is not None  # rungs that count are simulated, at the latest after the search
-        return Estimate(*self.tune.primary)
+        return self.tune.primary
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bet.wording import counted
 from bet_ray.cli.console import board, console, errors
-from bet_ray.values import Estimate, setting_text, spelled
+from bet_ray.values import setting_text, spelled
 
 if TYPE_CHECKING:
     from bet_ray.sweep import Sweep
@@ -42,11 +42,11 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
             cells += [""] * (len(metrics) + len(raced) + 2)
         else:
             found = (rung.primary, rung.success)[: len(metrics)]
-            cells += [f"{Estimate(*numbers)}" if numbers else "" for numbers in found]
-            cells += [f"{Estimate(*trial.race.primary)}" if trial.race else ""] * len(raced)
+            cells += [f"{numbers}" if numbers else "" for numbers in found]
+            cells += [f"{trial.race.primary}" if trial.race else ""] * len(raced)
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
-        beaten = trial.race is not None and trial.race.beaten_by is not None
-        table.add_row(str(place) if rung else "", *cells, trial.error or ("beaten" if beaten else trial.status.value))
+        status = "beaten" if trial.beaten else trial.status.value
+        table.add_row(str(place) if rung else "", *cells, trial.error or status)
     return table
 
 
@@ -85,8 +85,8 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
     with Live(Group(leaderboard(sweep, []), bar), console=errors, transient=True) as live:
 
         def show(trials: "list[TrialRecord]") -> None:
-            raced = [trial.race for trial in trials if trial.race]
-            left = sum(race.beaten_by is None for race in raced)
+            raced = [trial for trial in trials if trial.race]
+            left = sum(not trial.beaten for trial in raced)
             bar.update(line, completed=len(done(trials)), description=f"race, {left} left" if raced else "trials")
             live.update(Group(leaderboard(sweep, trials), bar))
 
@@ -95,7 +95,7 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
 
 def _score(rung: "Rung") -> str:
     """What is known of a trial that has ended."""
-    found = f"{Estimate(*rung.primary)}" if rung.primary else f"val loss {rung.val_loss:.3g}"
+    found = f"{rung.primary}" if rung.primary else f"val loss {rung.val_loss:.3g}"
     return f"{found} after {counted(rung.epoch, 'epoch')}"
 
 
@@ -145,7 +145,7 @@ def _finalists(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
         assert rung.primary is not None
         assert trial.report is not None
         before, after = trial.race.primary if trial.race else rung.primary, trial.report.primary
-        cells = f"{Estimate(*before)}", f"{Estimate(*after)}", f"{before[0] - after[0]:+.2f}"
-        rates = [f"{Estimate(*trial.report.success)}"] * len(also)
+        cells = f"{before}", f"{after}", f"{before.value - after.value:+.2f}"
+        rates = [f"{trial.report.success}"] * len(also)
         table.add_row(setting_text(trial.setting), *cells, *rates)
     return table

@@ -77,8 +77,8 @@ def answer(records: Records) -> Answer:
         stage=stage,
         setting=setting_text(winner.trial.setting) if winner else "",
         epoch=winner.rung.epoch if winner else None,
-        chosen=Estimate(*winner.rung.primary) if winner and winner.rung.primary else None,
-        chosen_success=Estimate(*winner.rung.success) if winner and winner.rung.success else None,
+        chosen=winner.rung.primary if winner else None,
+        chosen_success=winner.rung.success if winner else None,
         chosen_episodes=winner.rung.episodes if winner else 0,
         measured=_measured(records, winner) if winner and stage is Stage.MEASURED else None,
         fresh=winner.rows.num_rows if winner else 0,
@@ -161,8 +161,8 @@ def leaderboard(records: Records) -> Leaderboard:
                 place=place if rung else None,
                 trial=trial.trial,
                 values=tuple(spelled(trial.setting[key]) if key in trial.setting else "" for key in varied),
-                primary=Estimate(*rung.primary) if rung and rung.primary else None,
-                success=Estimate(*rung.success) if rung and rung.success else None,
+                primary=rung.primary if rung else None,
+                success=rung.success if rung else None,
                 episodes=rung.episodes if rung else None,
                 epoch=rung.epoch if rung else None,
                 val_loss=rung.val_loss if rung else None,
@@ -170,10 +170,10 @@ def leaderboard(records: Records) -> Leaderboard:
                 status=_status(records.status(trial)),
                 error=trial.error,
                 tied=bool(trial.tied),
-                race=Estimate(*trial.race.primary) if trial.race else None,
+                race=trial.race.primary if trial.race else None,
                 race_episodes=trial.race.episodes if trial.race else None,
-                report=Estimate(*trial.report.primary) if trial.report else None,
-                report_success=Estimate(*trial.report.success) if trial.report else None,
+                report=trial.report.primary if trial.report else None,
+                report_success=trial.report.success if trial.report else None,
             )
         )
     counts = {row.episodes for row in rows if row.episodes is not None}
@@ -357,7 +357,7 @@ def curves(records: Records) -> Curves:
                 setting=setting_text(trial.setting),
                 group=question.answer(question.value(trial)) if question else "",
                 epochs=tuple(epochs),
-                rungs=tuple((rung.epoch, Estimate(*rung.primary)) for rung in rungs if rung.primary),
+                rungs=tuple((rung.epoch, rung.primary) for rung in rungs if rung.primary),
                 winner=records.is_winner(trial),
             )
         )

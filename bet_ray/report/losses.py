@@ -133,7 +133,7 @@ def losses(records: Records) -> Losses | None:
         name = tuple(setting_text({key: resolved[key]}) for key in searched)
         for rung in trial.rungs:
             if rung.primary:
-                judged = Judgement(setting_text(trial.setting), rung.epoch, rung.val_loss, Estimate(*rung.primary))
+                judged = Judgement(setting_text(trial.setting), rung.epoch, rung.val_loss, rung.primary)
                 shared.setdefault(name, []).append(judged)
     if sum(map(len, shared.values())) < 2:
         return None

@@ -98,7 +98,7 @@ class Records:
         """Trials that episodes have judged: where a loss chooses, none before the search is over."""
         best = [(trial, trial.best(self.sweep.objective)) for trial in self.trials]
         return [
-            Judged(trial, rung, Estimate(*rung.primary), Estimate(*rung.success))
+            Judged(trial, rung, rung.primary, rung.success)
             for trial, rung in best
             if rung and rung.primary and rung.success
         ]

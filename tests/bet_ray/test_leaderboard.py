@@ -12,17 +12,19 @@ from bet_ray.cli.leaderboard import leaderboard, live_leaderboard, print_result
 from bet_ray.sweep import Objective, parse_sweep
 from bet_ray.trials import TRIAL_JSON, Measured, Raced, Rung, Status, TrialRecord, read_trials, rivals, write_record
 from bet_ray.tuning import SweepResult
+from bet_ray.values import Estimate
 
 SWEEP = parse_sweep({"question": "Which?", "task": "pusht", "space": {"bins": [1, 2, 3]}, "search": "grid"}, "x")
+RARELY = Estimate(0.1, 0.0, 0.2)
 
 
-def trial(bins: int, *primary: float, success: tuple[float, float, float] = (0.1, 0.0, 0.2)) -> TrialRecord:
+def trial(bins: int, *primary: float, success: Estimate = RARELY) -> TrialRecord:
     """A trial that has an estimate and its interval after one epoch."""
     estimate, low, high = primary
     rung = Rung(
         epoch=1,
         objective=estimate,
-        primary=(estimate, low, high),
+        primary=Estimate(estimate, low, high),
         success=success,
         episodes=64,
         val_loss=1 - estimate,
@@ -41,7 +43,10 @@ WINNER, NEAR, FAR = trial(3, 0.8, 0.7, 0.9), trial(2, 0.65, 0.55, 0.75), trial(1
 def decided(record: TrialRecord, *, tied: bool, report: float | None = None) -> TrialRecord:
     """A trial of a search that is over; one with a `report` was measured there."""
     measured = report and Measured(
-        primary=(report, report - 0.1, report + 0.1), success=(0.1, 0, 0.2), episodes=10, confidence=0.975
+        primary=Estimate(report, report - 0.1, report + 0.1),
+        success=RARELY,
+        episodes=10,
+        confidence=0.975,
     )
     return record.model_copy(update={"tied": tied, "report": measured})
 
@@ -71,7 +76,7 @@ def test_finalists_are_printed_with_what_they_lost_between_choice_and_measuremen
 
 
 def test_settings_that_raced_show_what_the_race_says_of_them(capsys: pytest.CaptureFixture[str]) -> None:
-    raced = Raced(episodes=60, primary=(0.61, 0.51, 0.71))
+    raced = Raced(episodes=60, primary=Estimate(0.61, 0.51, 0.71))
     beaten = FAR.model_copy(update={"race": raced.model_copy(update={"beaten_by": "3"})})
     said = printed([WINNER.model_copy(update={"race": raced}), beaten, FAILED], capsys)
     assert [line.split()[-1] for line in said.splitlines() if "0.61 [0.51, 0.71]" in line] == ["done", "beaten"]
@@ -99,7 +104,7 @@ def test_nobody_is_tied_before_the_search_is_over() -> None:
 
 def test_those_left_in_a_race_come_first_then_those_that_stayed_longest(tmp_path: Path) -> None:
     def raced(record: TrialRecord, episodes: int, score: float, beaten_by: str | None = None) -> None:
-        race = Raced(episodes=episodes, primary=(score, score - 0.1, score + 0.1), beaten_by=beaten_by)
+        race = Raced(episodes=episodes, primary=Estimate(score, score - 0.1, score + 0.1), beaten_by=beaten_by)
         write_record(tmp_path, record.model_copy(update={"race": race}))
 
     raced(trial(1, 0.9, 0.8, 1.0), 20, 0.9, beaten_by="3")  # the search, and its last look, thought well of it

@@ -13,6 +13,7 @@ from bet_ray.study import STUDY_DB, TRIAL, Proposals
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import trial_id
 from bet_ray.trials import Rung, Status, TrialRecord
+from bet_ray.values import Estimate
 
 SPACE: dict[str, Any] = {
     "bins": {"low": 1, "high": 64, "log": True},
@@ -29,7 +30,7 @@ def sweep_of(**changes: Any) -> Sweep:
 
 def record(setting: dict[str, Any], sweep: Sweep, value: float = 0.0, **changes: Any) -> TrialRecord:
     """A trial that is done."""
-    triple = (value, value, value)
+    triple = Estimate(value, value, value)
     rung = Rung(epoch=4, objective=value, primary=triple, success=triple, episodes=64, val_loss=1.0, by_seed={})
     trial = TrialRecord(
         trial=trial_id(sweep.config(setting)), setting=setting, status=Status.DONE, rungs=[rung], train_seconds=1.0

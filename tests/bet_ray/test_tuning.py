@@ -30,6 +30,7 @@ from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_trials
 from bet_ray.tuning import SETTING, Halving, divide, run_sweep
+from bet_ray.values import Estimate
 from tests.bet_ray.trackers import tensorboard_scalars
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
@@ -315,7 +316,15 @@ def _of_tune(bins: int) -> Any:
 
 def _judged(sweep: Sweep, bins: int, *values: float) -> TrialRecord:
     rungs = [
-        Rung(epoch=2 * place, objective=v, primary=(v, v, v), success=(v, v, v), episodes=20, val_loss=1, by_seed={})
+        Rung(
+            epoch=2 * place,
+            objective=v,
+            primary=Estimate(v, v, v),
+            success=Estimate(v, v, v),
+            episodes=20,
+            val_loss=1,
+            by_seed={},
+        )
         for place, v in enumerate(values, start=1)
     ]
     setting = {"codebook.bins": bins}

@@ -38,7 +38,7 @@ def test_the_answer_is_what_measurement_says_of_the_winners_fresh_episodes(finis
     assert found.measured is not None
     assert found.measured.episodes == REPORT_EPISODES
     assert best.rungs[0].primary is not None
-    assert found.chosen == Estimate(*best.rungs[0].primary)
+    assert found.chosen == best.rungs[0].primary
     assert found.setting == setting_text(best.setting)
     assert (found.done, found.failed, found.under_way, found.total) == (4, 0, 0, 4)
 

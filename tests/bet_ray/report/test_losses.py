@@ -27,7 +27,7 @@ def told(records: Records, new_sweep: NewSweep, numbers: Sequence[tuple[float, f
         records.trials[0].model_copy(
             update={
                 "setting": setting,
-                "rungs": [rung.model_copy(update={"val_loss": loss, "primary": (worth, worth, worth)})],
+                "rungs": [rung.model_copy(update={"val_loss": loss, "primary": Estimate(worth, worth, worth)})],
             }
         )
         for setting, (loss, worth) in zip(sweep.enumerated(), numbers, strict=True)

@@ -14,6 +14,7 @@ from bet_ray.report.compute import leaderboard, panels
 from bet_ray.report.records import Records, read_records
 from bet_ray.report.search import retold, search_view
 from bet_ray.trials import Status, TrialRecord
+from bet_ray.values import Estimate
 
 from .conftest import NewSweep
 
@@ -25,7 +26,7 @@ def trial(records: Records, setting: dict[str, Any], values: Sequence[float], **
     """With a rung of each value, at epochs 1, 2 and so on."""
     rung = records.trials[0].rungs[0]
     rungs = [
-        rung.model_copy(update={"epoch": epoch, "objective": value, "primary": (value, value, value)})
+        rung.model_copy(update={"epoch": epoch, "objective": value, "primary": Estimate(value, value, value)})
         for epoch, value in enumerate(values, start=1)
     ]
     return records.trials[0].model_copy(update={"setting": setting, "rungs": rungs, **changes})
