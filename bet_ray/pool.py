@@ -28,6 +28,15 @@ FAILED_STARTS = 3  # workers in a row that died before they took an episode
 CALLS_PER_ANSWER = 128  # one of so many workers' answers is waited for before they are looked at
 WATCH_SECONDS = 1.0  # between looks for hung workers
 SLOW_START = 20.0  # seconds without a worker after which a person is told what is waited for
+# Nodes with this label are for training: a rollout there would hold a GPU's CPUs, and keep its machine from going home.
+# What a cluster's files say of its nodes; where they say nothing, workers run anywhere.
+NO_ROLLOUTS = {"bet-ray/rollouts": "no"}
+
+
+def rollout_actor(cpus: float) -> Any:
+    """The actor class of workers, which reserve so many CPUs each and keep off the nodes labelled `NO_ROLLOUTS`."""
+    elsewhere = {label: f"!{value}" for label, value in NO_ROLLOUTS.items()}
+    return ray.remote(num_cpus=cpus, max_restarts=0, label_selector=elsewhere)(RolloutWorker)
 
 
 @dataclass
@@ -68,7 +77,7 @@ class Pool:
         """When the first worker had started, by `time.monotonic`."""
         self._patience = patience
         self._slots = slots
-        self._actor = ray.remote(num_cpus=cpus_per_actor, max_restarts=0)(RolloutWorker)
+        self._actor = rollout_actor(cpus_per_actor)
         self._seconds = max(SLICE_SECONDS, actors * SLICE_PER_WORKER)
         self._dispatcher = Dispatcher(slots, actors)
         self._jobs: dict[str, ray.ObjectRef] = {}

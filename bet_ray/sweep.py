@@ -192,6 +192,9 @@ class SweepEval(Frozen):
 class Resources(Frozen):
     """None: decided from the cluster. The pool reserves first, trials take the rest; with few CPUs all take halves."""
 
+    cpus: PositiveInt | None = None
+    """CPUs to divide. None: those that are there as the sweep begins; an autoscaler has to be told how many it is to
+    bring, and must be able to."""
     actors: PositiveInt | None = None
     """Rollout actors."""
     slots: PositiveInt = 32

@@ -128,9 +128,10 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 def _run_sweep(sweep: Sweep, run: Path, episodes: Episodes, on_trials: OnTrials | None) -> SweepResult:
-    with tracking(sweep.track, run, Kind.SWEEP, sweep.model_dump(mode="json")) as tracker, session() as cpus:
+    asked = sweep.resources.cpus
+    with tracking(sweep.track, run, Kind.SWEEP, sweep.model_dump(mode="json")) as tracker, session(asked) as cpus:
         sweep = sweep.model_copy(update={"track": tracker.track})  # what cannot be had here is not tried in each trial
-        shares = divide(sweep, cpus)
+        shares = divide(sweep, asked or cpus)
         shared = ray.put(episodes)
         service: Any = (
             ray.remote(RolloutService)

@@ -205,30 +205,34 @@ import sys
 import ray
 from ray.cluster_utils import Cluster
 from bet_ray import evaluate
+from bet_ray.pool import NO_ROLLOUTS
 from bet_ray.session import _stay_on_loopback
 
 _stay_on_loopback()
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 doomed = cluster.add_node(num_cpus=1)
+cluster.add_node(num_cpus=2, labels=NO_ROLLOUTS)
 ray.init(address=cluster.address, log_to_driver=False)
 run, out, episodes = sys.argv[1:]
 
 def cut(done, total, before):
-    if done > total // 3 and len(cluster.list_all_nodes()) == 2:
+    if done > total // 3 and len(cluster.list_all_nodes()) == 3:
         cluster.remove_node(doomed, allow_graceful=False)
 
 evaluate(run, episodes=int(episodes), actors=2, slots=8, out=out, progress=cut)
-assert len(cluster.list_all_nodes()) == 1
+assert len(cluster.list_all_nodes()) == 2
 """
 
 
-def test_a_node_that_dies_loses_no_episode(trained: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+def test_a_node_that_dies_loses_no_episode_and_none_runs_where_rollouts_are_unwanted(
+    trained: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
     arguments = [sys.executable, "-c", NODES, str(trained), str(tmp_path), str(EPISODES)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert published(tmp_path).equals(undisturbed)
     execution = published(tmp_path, "execution")
-    assert len(set(execution.column("node").to_pylist())) == 2
+    assert len(set(execution.column("node").to_pylist())) == 2  # of three: one is for training
     assert max(execution.column("attempts").to_pylist()) > 1
 
 

@@ -1,0 +1,87 @@
+#!/bin/bash
+# A Ray cluster inside one Slurm job, and a sweep on it:
+#
+#     sbatch --nodes=8 --cpus-per-task=32 cluster/slurm.sh sweep sweeps/pusht_race.yaml --out runs/race
+#
+# What follows the script is a bet-ray command, run from the directory of the submission, which all nodes must see. With
+# --resume (and the same --out) a job that ran out of time goes on. cluster/README.md says more.
+#SBATCH --job-name=bet-ray
+#SBATCH --output=%x-%j.log
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:TERM@120
+set -euo pipefail
+
+if [[ $# -eq 0 || -z ${SLURM_JOB_ID:-} ]]; then
+    echo "usage: sbatch [--nodes=N ...] cluster/slurm.sh COMMAND...    (COMMAND... as in bet-ray COMMAND...)" >&2
+    exit 2
+fi
+PATH=${BET_RAY_VENV:-$SLURM_SUBMIT_DIR/.venv}/bin:$PATH
+
+# Whoever reaches a node's ports needs the token: one for each job, which its processes inherit and no command line shows.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
+
+# The batch script runs on the first node. Jobs that share a node differ in the port.
+head=$(hostname)
+address=$(getent ahostsv4 "$head" | awk '$1 !~ /^127\./ { print $1; exit }')
+port=$((20000 + SLURM_JOB_ID % 10000))
+: "${address:?"$head has no address that other nodes reach"}"
+cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-$(nproc)}}
+
+# Ray ends with its step, and nothing else of the user's does (`ray stop` would end every Ray on the node).
+on() {
+    srun --overlap --nodes="$1" --ntasks="$1" --cpus-per-task="$cpus" "${@:2}" &
+    steps+=($!)
+}
+steps=()
+finish() {
+    trap - EXIT
+    [[ ${#steps[@]} -eq 0 ]] || kill "${steps[@]}" 2> /dev/null || true
+    wait
+}
+trap finish EXIT
+
+# A CPU of the first node is the driver's. Temporary files are the node's own; the dashboard would listen for nobody.
+on 1 --nodelist="$head" ray start --head --block --node-ip-address="$address" --port="$port" \
+    --num-cpus=$((cpus > 1 ? cpus - 1 : 1)) --include-dashboard=false --temp-dir="/tmp/ray-$SLURM_JOB_ID"
+if ((SLURM_JOB_NUM_NODES > 1)); then
+    on $((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" ray start --address="$address:$port" --block --num-cpus="$cpus"
+fi
+export RAY_ADDRESS=$address:$port
+
+# The sweep divides the CPUs that are there when it begins, so it waits for all of them.
+python3 - "$SLURM_JOB_NUM_NODES" << 'PYTHON'
+import sys, time
+
+import ray
+
+deadline = time.monotonic() + 300
+while True:
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        break
+    except ConnectionError:
+        if time.monotonic() > deadline:
+            sys.exit("Ray did not start on the first node; its messages are above")
+        time.sleep(2)
+while (there := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[1]):
+    if time.monotonic() > deadline:
+        sys.exit(f"only {there} of {sys.argv[1]} nodes came within five minutes")
+    time.sleep(2)
+print(f"{there} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs")
+PYTHON
+
+# Slurm's signal before the end of the time comes here alone; the driver takes it as Ctrl-C, and leaves what --resume needs.
+bet-ray "$@" &
+driver=$!
+trap 'kill -TERM "$driver"' TERM
+code=0
+wait "$driver" || code=$?
+while kill -0 "$driver" 2> /dev/null; do # the signal ended the first wait
+    code=0
+    wait "$driver" || code=$?
+done
+exit "$code"
