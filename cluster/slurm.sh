@@ -53,7 +53,7 @@ fi
 export RAY_ADDRESS=$address:$port
 
 # The sweep divides the CPUs that are there when it begins, so it waits for all of them.
-python3 - "$SLURM_JOB_NUM_NODES" << 'PYTHON'
+python3 - "$SLURM_JOB_NUM_NODES" << 'PYTHON' &
 import sys, time
 
 import ray
@@ -73,6 +73,8 @@ while (there := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[1]):
     time.sleep(2)
 print(f"{there} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs")
 PYTHON
+ready=$!
+wait -n "${steps[0]}" "$ready" || { kill "$ready" 2> /dev/null || true; exit 1; } # whichever failed has said why
 
 # Slurm's signal before the end of the time comes here alone; the driver takes it as Ctrl-C, and leaves what --resume needs.
 bet-ray "$@" &
