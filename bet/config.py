@@ -191,11 +191,11 @@ class TrainConfig(Frozen):
     grad_clip: PositiveFloat | None = 1.0
     """Largest gradient norm. None: no clipping."""
     device: str = "cpu"
-    """Where training runs: cpu, cuda, cuda:1."""
+    """Where training runs: cpu, cuda, cuda:1, mps, or `auto` for the best that is there."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1  # of many more than there are CPUs, torch dies
     """Torch threads of a training process. The weights' last bits depend on it; models this small gain nothing."""
     precision: Precision = Precision.FLOAT32
-    """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16`. Acting is always float32."""
+    """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16` (CUDA, CPU). Acting is in float32."""
 
 
 class EvalConfig(Frozen):
