@@ -111,8 +111,8 @@ class Frozen(BaseModel):
 class DataConfig(Frozen):
     path: str | None = None
     """Demonstrations. None: the task's own place under BET_DATA_DIR (point mass: generated on the spot)."""
-    split_seed: NonNegativeInt = 0
-    """Seed of the train/validation split, apart from the training seed."""
+    split_seed: NonNegativeInt | None = 0
+    """Seed of the train/validation split. None: the training seed, so that several seeds cross-validate."""
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the episodes that train; the others validate."""
     observation: str = "state"
@@ -256,6 +256,12 @@ class Config(Frozen):
     eval: EvalConfig = EvalConfig()
     pool: PoolConfig = PoolConfig()
     track: TrackConfig = Field(default=TrackConfig(), exclude=True)
+
+    @property
+    def split(self) -> tuple[float, int]:
+        """What `Episodes.split` takes: the share of the episodes that train, and the seed that chooses them."""
+        seed = self.data.split_seed
+        return self.data.train_fraction, self.train.seed if seed is None else seed
 
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(

@@ -131,7 +131,7 @@ class Training:
         self.device = training_device(config.train.device, workers, self._precision)
         config = changed(config, {"train.device": str(self.device)})  # where `auto` was asked for
         self.config, self.workers = config, workers
-        train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
+        train, validation = episodes.split(*config.split)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
         action_normalizer, centers = actions or fit_actions(config, episodes, train)
         centers = centers.to(self.device)

@@ -297,6 +297,12 @@ def test_the_split_has_a_seed_of_its_own() -> None:
     assert run(make()).history != run(make(data_split_seed=1)).history
 
 
+def test_a_split_may_be_tied_to_the_training_seed() -> None:
+    tied, apart = (run(make(train_seed=3, train_epochs=1, data_split_seed=seed)) for seed in (None, 3))
+    assert tied.history == apart.history
+    assert tied.history != run(make(train_seed=3, train_epochs=1)).history
+
+
 def test_data_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match=r"codebook\.bins=100000"):
         make(codebook_bins=100_000)
