@@ -9,7 +9,14 @@ import torch
 
 def numerics(device: torch.device) -> str:
     """What can change a bit of what is computed here: torch, CPU capability, device (a GPU by its model), dtype."""
-    where = f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    match device.type:
+        case "cuda":
+            where = f"cuda {torch.cuda.get_device_name(device)}"
+        case "mps":
+            chip = getattr(torch.backends.mps, "get_name", str)()  # which older torch does not tell
+            where = f"mps {chip}".rstrip()
+        case _:
+            where = str(device)
     return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()} {where} float32"
 
 

@@ -111,8 +111,8 @@ class Frozen(BaseModel):
 class DataConfig(Frozen):
     path: str | None = None
     """Demonstrations. None: the task's own place under BET_DATA_DIR (point mass: generated on the spot)."""
-    split_seed: NonNegativeInt = 0
-    """Seed of the train/validation split, apart from the training seed."""
+    split_seed: NonNegativeInt | None = 0
+    """Seed of the train/validation split. None: the training seed, so that several seeds cross-validate."""
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the episodes that train; the others validate."""
     observation: str = "state"
@@ -191,11 +191,11 @@ class TrainConfig(Frozen):
     grad_clip: PositiveFloat | None = 1.0
     """Largest gradient norm. None: no clipping."""
     device: str = "cpu"
-    """Where training runs: cpu, cuda, cuda:1."""
+    """Where training runs: cpu, cuda, cuda:1, mps, or `auto` for the best that is there."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1  # of many more than there are CPUs, torch dies
     """Torch threads of a training process. The weights' last bits depend on it; models this small gain nothing."""
     precision: Precision = Precision.FLOAT32
-    """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16`. Acting is always float32."""
+    """Arithmetic of training: `float32`, or on request `tf32` (CUDA) or `bf16` (CUDA, CPU). Acting is in float32."""
 
 
 class EvalConfig(Frozen):
@@ -257,6 +257,12 @@ class Config(Frozen):
     pool: PoolConfig = PoolConfig()
     track: TrackConfig = Field(default=TrackConfig(), exclude=True)
 
+    @property
+    def split(self) -> tuple[float, int]:
+        """What `Episodes.split` takes: the share of the episodes that train, and the seed that chooses them."""
+        seed = self.data.split_seed
+        return self.data.train_fraction, self.train.seed if seed is None else seed
+
 
 SHORT_FORMS: Mapping[str, str] = MappingProxyType(
     {
@@ -269,20 +275,25 @@ SHORT_FORMS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_PUSHT: Mapping[str, Any] = {
+    "data.normalize": "minmax",
+    "codebook.bins": 64,
+    "model.window": 14,
+    "model.layers": 6,
+    "model.heads": 6,
+    "model.width": 120,
+    "loss.offset_scale": 1.0,
+    "train.batch_size": 64,
+    "train.epochs": 19,
+}
+
 # From the original configs (notmahi/bet, configs/env/*; skandermoalla/bet-reproduction), DESIGN.md section 7.
+# Each is of the task of its own name, where it names no other.
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "pusht": {
-            "data.normalize": "minmax",
-            "codebook.bins": 64,
-            "model.window": 14,
-            "model.layers": 6,
-            "model.heads": 6,
-            "model.width": 120,
-            "loss.offset_scale": 1.0,
-            "train.batch_size": 64,
-            "train.epochs": 19,
-        },
+        "pusht": _PUSHT,
+        # What Satya1998-debug/behaviour_transformer_policy trains and evaluates (configs/{train,eval}_pusht.yaml).
+        "pusht-agent-only": {**_PUSHT, "task": "pusht", "data.observation": "agent", "eval.episodes": 206},
         "blockpush": {
             "codebook.bins": 24,
             "model.window": 5,
@@ -377,6 +388,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if not close:  # somebody who types `epochs` means `train.epochs`
         close = [key for key in known if key.rsplit(".", 1)[-1] == word]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def task_of(name: str) -> str:
+    """The task that a name on a command line or in a sweep file means: the preset's, or the name itself."""
+    return str(PRESETS.get(name, {}).get("task", name))
 
 
 def is_gymnasium_id(task: str) -> bool:
@@ -486,19 +502,20 @@ def changed(config: Config, settings: Mapping[str, Any]) -> Config:
         raise ConfigError(validation_message(error, Config)) from error
 
 
-def make_config(task: str, *layers: Mapping[str, Any]) -> Config:
-    """The preset of a task with layers of dotted settings over it, the last one strongest.
+def make_config(name: str, *layers: Mapping[str, Any]) -> Config:
+    """The preset of a name, or of every gymnasium id, with layers of dotted settings over it, the last one strongest.
 
-    Raises `ConfigError` for a task that is neither ours nor a gymnasium id, or other than a layer's, for an unknown key
-    or a value out of range.
+    Raises `ConfigError` for a name that is neither a preset's nor a gymnasium id, or other than a layer's task, for an
+    unknown key or a value out of range.
     """
-    if task not in PRESETS and not is_gymnasium_id(task):
-        raise unknown_task(task)
-    flat: dict[str, Any] = dict(PRESETS.get(task, GYMNASIUM_PRESET))
+    if name not in PRESETS and not is_gymnasium_id(name):
+        raise unknown_task(name)
+    flat: dict[str, Any] = dict(PRESETS.get(name, GYMNASIUM_PRESET))
     for layer in layers:
         flat |= {full_key(key): value for key, value in layer.items()}
-    if flat.setdefault("task", task) != task:
-        raise ConfigError(f"task: the settings are for {flat['task']!r}, not for {task!r}")
+    if flat.setdefault("task", name) not in (name, task_of(name)):
+        raise ConfigError(f"task: the settings are for {flat['task']!r}, not for {name!r}")
+    flat["task"] = task_of(name)
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         section, dot, name = key.rpartition(".")

@@ -20,7 +20,17 @@ import scipy
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from bet.config import PRESETS, ConfigError, DataConfig, EvalConfig, Start, did_you_mean, is_gymnasium_id, unknown_task
+from bet.config import (
+    PRESETS,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    Start,
+    did_you_mean,
+    is_gymnasium_id,
+    task_of,
+    unknown_task,
+)
 from bet.data import formats
 from bet.data.episodes import DataError, Episodes
 from bet.envs.blockpush import BlockPushVectorEnv
@@ -254,9 +264,9 @@ def get(name: Literal["pusht", "blockpush", "pointmass1", "pointmass2"]) -> Simu
 @overload
 def get(name: str) -> Task: ...
 def get(name: str) -> Task:
-    """The task of a name or gymnasium id. Raises `ConfigError` with a did-you-mean, or with gymnasium's reason."""
-    if name in TASKS:
-        return TASKS[name]
+    """The task of a name, preset or gymnasium id. Raises `ConfigError` with a did-you-mean, or gymnasium's reason."""
+    if task_of(name) in TASKS:
+        return TASKS[task_of(name)]
     if is_gymnasium_id(name):
         return _gymnasium(name)
     raise unknown_task(name)
@@ -502,4 +512,4 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     }
 )
 
-assert TASKS.keys() == PRESETS.keys(), "every task of ours has a preset; gymnasium ids share one"
+assert TASKS.keys() == set(map(task_of, PRESETS)), "every task of ours has a preset; gymnasium ids share one"

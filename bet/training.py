@@ -19,9 +19,10 @@ from torch import Tensor
 
 from bet.arithmetic import tf32, threads
 from bet.codebook import encode, fit_codebook
-from bet.config import Config, ConfigError, FitOn, ModelConfig, Precision, Schedule, canonical_json
+from bet.config import Config, ConfigError, FitOn, ModelConfig, Precision, Schedule, canonical_json, changed
 from bet.data.episodes import Episodes
 from bet.data.windows import Windows, windows_of
+from bet.devices import summing, training_device
 from bet.errors import FailedRunError, UsageError
 from bet.files import replacing
 from bet.losses import focal_loss, offset_loss
@@ -34,7 +35,6 @@ from bet.workers import ALONE, Workers
 
 _ORDER, _DROPOUT = 0, 1  # spawn keys of the two uses of train.seed beside the initial weights
 _VALIDATION_BATCH = 1024
-_DEVICES = ("cpu", "cuda")
 
 
 class TrainingDivergedError(FailedRunError):
@@ -93,17 +93,6 @@ class _Tensors:
         return self.observations[rows] * real[..., None], self.bins[rows], self.offsets[rows], real
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        if device.type not in _DEVICES:
-            raise RuntimeError(f"training runs on {' or '.join(_DEVICES)}")
-        torch.empty(1, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch asserts that it was compiled with CUDA
-        raise UsageError(f"train.device: {name!r} is not available here: {str(error).splitlines()[0]}") from error
-    return device
-
-
 FittedActions = tuple[Normalizer, Tensor]
 """The actions' normaliser and the bin centres (bins, act_dim), normalised."""
 
@@ -138,12 +127,11 @@ class Training:
     def __init__(
         self, config: Config, episodes: Episodes, workers: Workers = ALONE, actions: FittedActions | None = None
     ) -> None:
-        self.config, self.workers = config, workers
-        self.device = _device(config.train.device)
         self._precision = config.train.precision
-        if self._precision is Precision.TF32 and self.device.type != "cuda":
-            raise UsageError(f"train.precision: tf32 is arithmetic of CUDA devices, not of {self.device.type!r}")
-        train, validation = episodes.split(config.data.train_fraction, config.data.split_seed)
+        self.device = training_device(config.train.device, workers, self._precision)
+        config = changed(config, {"train.device": str(self.device)})  # where `auto` was asked for
+        self.config, self.workers = config, workers
+        train, validation = episodes.split(*config.split)
         observation_normalizer = fit_normalizer(train.observations, config.data.normalize)
         action_normalizer, centers = actions or fit_actions(config, episodes, train)
         centers = centers.to(self.device)
@@ -183,7 +171,8 @@ class Training:
             fused=True,
         )
         self.steps_done = 0
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # focal, offset, positions of this epoch
+        # Of this epoch: focal, offset, positions.
+        self._sums = torch.zeros(3, dtype=summing(self.device), device=self.device)
         self._order: Tensor | None = None
         self.history: list[Epoch] = []
 
@@ -240,7 +229,7 @@ class Training:
         if self.config.train.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
         self._optimizer.step()
-        return torch.stack([focal.double(), offset.double(), count.double()])
+        return torch.stack([one.to(summing(self.device)) for one in (focal, offset, count)])
 
     @torch.no_grad()
     def _follow(self, average: Model) -> None:
@@ -345,12 +334,12 @@ class Training:
     def _validate(self) -> tuple[float, float, float]:
         """Focal loss, offset loss and accuracy over the validation windows."""
         model = self._acting.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(4, dtype=summing(self.device), device=self.device)
         windows = len(self._validation.starts)
         mine = torch.arange(windows, device=self.device)[self.workers.rows(windows)]
         for samples in mine.split(_VALIDATION_BATCH):
             if len(samples):
-                sums += torch.stack(self._losses(model, self._validation, samples, None)).double()
+                sums += torch.stack(self._losses(model, self._validation, samples, None)).to(sums.dtype)
         self.workers.sum_([sums])
         focal, offset, count, right = sums.tolist()
         return focal / count, offset / count, right / count

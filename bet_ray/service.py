@@ -44,10 +44,10 @@ class Codebooks:
 
     def of(self, config: Config) -> FittedActions:
         """Of the data and codebook settings of `config`. Raises `DataError`."""
-        key = canonical_json(config.model_dump(mode="json", include={"data", "codebook"}))
+        key = canonical_json([config.split, config.model_dump(mode="json", include={"data", "codebook"})])
         with self._lock:
             if key not in self._fitted:
-                train, _ = self._episodes.split(config.data.train_fraction, config.data.split_seed)
+                train, _ = self._episodes.split(*config.split)
                 self._fitted[key] = fit_actions(config, self._episodes, train)
             return self._fitted[key]
 

@@ -230,9 +230,9 @@ class _Seat:
     """Trains some seeds of a setting, one after another."""
 
     def begin(
-        self, run: Path, configs: Sequence[Config], episodes: Episodes, actions: FittedActions, workers: Workers
+        self, run: Path, fitted: Sequence[tuple[Config, FittedActions]], episodes: Episodes, workers: Workers
     ) -> None:
-        self._runs = {config.train.seed: SeedRun(run, config, episodes, workers, actions) for config in configs}
+        self._runs = {config.train.seed: SeedRun(run, config, episodes, workers, actions) for config, actions in fitted}
 
     def train_to(self, epoch: int) -> dict[int, _Trained]:
         trained = {}
@@ -278,12 +278,14 @@ class _Seeds:
             # The trial has reserved the CPUs of all its seeds.
             _beside.append(ray.remote(_Seat).options(num_cpus=0, scheduling_strategy=on_this_node()).remote())
         self._here, self._beside = _Seat(), _beside[: at_once - 1]
-        actions = context.service.codebook.remote(configs[0])
+        # Of one setting they differ where each seed has its own split.
+        actions = ray.get([context.service.codebook.remote(config) for config in configs])
+        fitted = list(zip(configs, actions, strict=True))
         begun = [
-            seat.begin.remote(context.run, configs[1 + place :: at_once], context.episodes, actions, workers)
+            seat.begin.remote(context.run, fitted[1 + place :: at_once], context.episodes, workers)
             for place, seat in enumerate(self._beside)
         ]
-        self._here.begin(context.run, configs[::at_once], ray.get(context.episodes), ray.get(actions), workers)
+        self._here.begin(context.run, fitted[::at_once], ray.get(context.episodes), workers)
         ray.get(begun)
 
     def train_to(self, epoch: int) -> dict[int, _Trained]:

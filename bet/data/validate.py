@@ -74,7 +74,7 @@ def _too_few(episodes: Episodes, task: Task) -> Iterator[str]:
     if len(episodes) == 1:
         yield "one episode: training needs two at least, one of them to validate"
         return
-    train, _ = episodes.split(config.data.train_fraction, config.data.split_seed)
+    train, _ = episodes.split(*config.split)
     distinct, bins = len(np.unique(train.actions, axis=0)), config.codebook.bins
     if distinct < bins:
         there = f"{counted(distinct, 'distinct action')} in the training episodes"

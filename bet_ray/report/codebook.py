@@ -41,10 +41,9 @@ def codebook(records: Records) -> Codebook | None:
     policy = Policy.load(records.run)
     if len(policy.centers) == 1:
         return None
-    data = policy.config.data
-    train, _ = records.demonstrations.split(data.train_fraction, data.split_seed)
+    train, _ = records.demonstrations.split(*policy.config.split)
     bins = bins_over(train.actions, policy.action_normalizer, policy.centers)
-    view, used = records.task.view(data.observation), _used(records, policy)
+    view, used = records.task.view(policy.config.data.observation), _used(records, policy)
     if train.actions.shape[1] <= 2:
         flat = density(train.actions) if train.actions.shape[1] == 2 else None
         return Codebook(view, flat, bins, None, used)

@@ -159,7 +159,7 @@ def chosen_episodes(wanted: Sequence[int] | None, episodes: Episodes) -> tuple[i
 
 def bins_of(episodes: Episodes, config: Config) -> Bins:
     """The bins as training makes them. Raises `DataError` when there are too few episodes or distinct actions."""
-    train, _ = episodes.split(config.data.train_fraction, config.data.split_seed)
+    train, _ = episodes.split(*config.split)
     return bins_over(train.actions, *fit_actions(config, episodes, train))
 
 

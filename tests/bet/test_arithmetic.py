@@ -17,3 +17,8 @@ def test_on_a_gpu_they_name_its_model_and_not_its_number(monkeypatch: pytest.Mon
     first, second, other = (numerics(torch.device("cuda", number)) for number in models)
     assert "cuda NVIDIA H100 float32" in first
     assert first == second != other
+
+
+def test_on_apples_mps_they_name_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M3 Max")
+    assert numerics(torch.device("mps")).endswith(" mps Apple M3 Max float32")

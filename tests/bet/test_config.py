@@ -22,6 +22,7 @@ from bet.config import (
     parse_dotlist,
     parse_overrides,
     task_named,
+    task_of,
 )
 
 # Presets.
@@ -35,6 +36,17 @@ POINTMASS = {
     "train.batch_size": 64,
     "train.epochs": 10,
     "data.normalize": "none",
+}
+PUSHT = {
+    "codebook.bins": 64,
+    "model.window": 14,
+    "model.layers": 6,
+    "model.heads": 6,
+    "model.width": 120,
+    "loss.offset_scale": 1.0,
+    "train.batch_size": 64,
+    "train.epochs": 19,
+    "data.normalize": "minmax",  # ours
 }
 TABLE = {  # DESIGN.md, section 7
     "blockpush": {
@@ -73,17 +85,8 @@ TABLE = {  # DESIGN.md, section 7
     },
     "pointmass1": POINTMASS | {"codebook.bins": 2},
     "pointmass2": POINTMASS | {"codebook.bins": 3},
-    "pusht": {
-        "codebook.bins": 64,
-        "model.window": 14,
-        "model.layers": 6,
-        "model.heads": 6,
-        "model.width": 120,
-        "loss.offset_scale": 1.0,
-        "train.batch_size": 64,
-        "train.epochs": 19,
-        "data.normalize": "minmax",  # ours
-    },
+    "pusht": PUSHT | {"data.observation": "state", "eval.episodes": 100},
+    "pusht-agent-only": PUSHT | {"data.observation": "agent", "eval.episodes": 206},
 }
 SHARED = {
     "train.lr": 1e-4,
@@ -118,7 +121,7 @@ def value_of(config: Config, key: str) -> Any:
 @pytest.mark.parametrize("task", PRESETS)
 def test_a_preset_has_the_published_settings(task: str) -> None:
     config = make_config(task)
-    assert config.task == task
+    assert config.task == task_of(task)
     for key, expected in (SHARED | TABLE[task]).items():
         assert value_of(config, key) == expected, key
 
@@ -257,6 +260,14 @@ def test_a_settings_file_of_another_task_is_refused() -> None:
     assert make_config("pusht", {"task": "pusht"}) == make_config("pusht")
     with pytest.raises(ConfigError, match=r"task: the settings are for 'pointmass1', not for 'pusht'"):
         make_config("pusht", {"task": "pointmass1"})
+
+
+@pytest.mark.parametrize("task", ["pusht", "pusht-agent-only"])
+def test_a_preset_of_another_name_is_of_its_task(task: str) -> None:
+    config = make_config("pusht-agent-only", {"task": task, "bins": 8})
+    assert config == make_config("pusht", {"data.observation": "agent", "eval.episodes": 206, "bins": 8})
+    with pytest.raises(ConfigError, match=r"task: the settings are for 'blockpush', not for 'pusht-agent-only'"):
+        make_config("pusht-agent-only", {"task": "blockpush"})
 
 
 # What a config is.

@@ -29,7 +29,9 @@ every_simulated_task = pytest.mark.parametrize("task", SIMULATED.values(), ids=S
 
 def test_every_task_has_a_preset_and_every_preset_a_task() -> None:
     simulated = {"pusht", "blockpush", "pointmass1", "pointmass2"}
-    assert TASKS.keys() == PRESETS.keys() == simulated | {"kitchen", "carla"}
+    assert TASKS.keys() == simulated | {"kitchen", "carla"}
+    assert PRESETS.keys() == TASKS.keys() | {"pusht-agent-only"}
+    assert get("pusht-agent-only") is get("pusht")
     assert SIMULATED.keys() == simulated
 
 
@@ -221,10 +223,8 @@ def test_an_unknown_task_is_named_with_the_one_probably_meant(name: str, meant: 
 
 
 def test_an_unknown_task_like_no_other_gets_the_list_of_all() -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"known: pusht, blockpush, kitchen, carla, pointmass1, pointmass2 \(a gymnasium id .*-v0\)",
-    ):
+    known = "pusht, pusht-agent-only, blockpush, kitchen, carla, pointmass1, pointmass2"
+    with pytest.raises(ConfigError, match=rf"known: {known} \(a gymnasium id .*-v0\)"):
         get("xyz")
 
 

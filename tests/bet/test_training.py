@@ -297,6 +297,12 @@ def test_the_split_has_a_seed_of_its_own() -> None:
     assert run(make()).history != run(make(data_split_seed=1)).history
 
 
+def test_a_split_may_be_tied_to_the_training_seed() -> None:
+    tied, apart = (run(make(train_seed=3, train_epochs=1, data_split_seed=seed)) for seed in (None, 3))
+    assert tied.history == apart.history
+    assert tied.history != run(make(train_seed=3, train_epochs=1)).history
+
+
 def test_data_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match=r"codebook\.bins=100000"):
         make(codebook_bins=100_000)
@@ -306,10 +312,27 @@ def test_data_that_do_not_fit_are_refused() -> None:
         make(model_window=15, data_drop_last_window=True)
 
 
-def test_a_device_that_is_not_here_is_refused_by_its_key() -> None:
-    for name in ("abacus", "meta"):  # torch knows the second, whose tensors hold nothing
-        with pytest.raises(UsageError, match=rf"^train\.device: '{name}' is not available here"):
-            make(train_device=name)
+def test_a_device_that_is_not_here_is_refused_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UsageError, match=r"^train\.device: 'cuda' is not available here: torch .* without CUDA"):
+        make(train_device="cuda")
+
+
+def test_a_policy_says_which_device_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: False)
+    training = make(train_device="auto")
+    assert training.policy().config.train.device == training.device.type == "cpu"
+    assert run(training).policy().digest == run(make(train_device="cpu")).policy().digest
+
+
+def test_a_device_without_float64_sums_losses_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = run(make(train_epochs=1)).history[0]
+    monkeypatch.setattr("bet.training.summing", lambda _: torch.float32)
+    rounded = run(make(train_epochs=1)).history[0]
+    assert rounded != exact
+    assert rounded.train_loss == pytest.approx(exact.train_loss, rel=1e-5)
+    assert rounded.val_loss == pytest.approx(exact.val_loss, rel=1e-5)
 
 
 # Losses.
@@ -467,11 +490,6 @@ def test_bf16_trains_and_its_policy_acts_in_float32() -> None:
     assert training.history != exact.history
     assert training.history[-1].val_loss == pytest.approx(exact.history[-1].val_loss, rel=0.1)
     assert all(tensor.dtype == torch.float32 for tensor in training.policy().model.state_dict().values())
-
-
-def test_tf32_is_refused_where_there_is_none() -> None:
-    with pytest.raises(UsageError, match=r"train\.precision: tf32 is arithmetic of CUDA devices, not of 'cpu'"):
-        make(train_precision="tf32")
 
 
 # The optimiser's settings.

@@ -15,13 +15,16 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from filelock import FileLock
 from psutil import Process
 from ray.tune.schedulers import ASHAScheduler
 
 from bet import Policy
-from bet.config import ConfigError
+from bet.config import ConfigError, DataConfig, changed
 from bet.errors import FailedRunError
+from bet.tasks import get
+from bet.training import fit_actions
 from bet_ray.manifest import SWEEP_LOCK, RunError
 from bet_ray.report import write_report
 from bet_ray.results import KEY
@@ -274,7 +277,9 @@ def _check_by_loss(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> None:
 def test_seeds_are_judged_together_and_side_by_side_are_those_trained_one_after_another(
     ray_session: int, tmp_path: Path
 ) -> None:
-    tree = {"space": {"bins": [3]}, "seeds_per_trial": 3, "base": {"train": {"epochs": 1, **QUICK}}}
+    """Each on its own split of the demonstrations, as the reproduction study cross-validates."""
+    base = {"train": {"epochs": 1, **QUICK}, "data": {"split_seed": None}}
+    tree = {"space": {"bins": [3]}, "seeds_per_trial": 3, "base": base}
     found = []
     for at_once in (1, 2):
         resources = {"actors": 1, "trials_at_once": 1, "seeds_at_once": at_once}
@@ -284,6 +289,12 @@ def test_seeds_are_judged_together_and_side_by_side_are_those_trained_one_after_
         assert (result.report.seeds, result.report.episodes) == (3, 90)
         found.append(result.winner.rungs)
     assert found[0] == found[1]
+    config, demonstrations = sweep_of(**tree).config({"bins": 3}), get("pointmass2").load(DataConfig())
+    for seed, name in enumerate(result.winner.policies(result.winner.rungs[-1])):
+        alone = changed(config, {"train.seed": seed, "data.split_seed": seed})
+        train, _ = demonstrations.split(*alone.split)
+        _, centers = fit_actions(alone, demonstrations, train)
+        assert torch.equal(Policy.load(tmp_path / "2" / "policies" / name).centers, centers)
 
 
 def test_the_rungs_of_successive_halving_survive_a_resume() -> None:
