@@ -108,7 +108,7 @@ class SlotVectorEnv(VectorEnv):
             if slot_seed is not None:
                 self._generators[slot], _ = seeding.np_random(slot_seed)
             if states is not None:
-                self._place(slot, states[slot], restore=True)
+                self._restore(slot, states[slot], slot_seed)
             else:
                 self._start(slot, slot_seed)
         self._running |= mask
@@ -146,6 +146,10 @@ class SlotVectorEnv(VectorEnv):
             generator, _ = seeding.np_random(None)
             self._generators[slot] = generator
         self._place(slot, self._draw_state(generator), restore=False)
+
+    def _restore(self, slot: int, state: NDArray[np.float64], seed: int | None) -> None:
+        """Put a slot into a state that the caller gave; its generator has been seeded unless `seed` is None."""
+        self._place(slot, state, restore=True)
 
     def _mask(self, mask: Any) -> NDArray[np.bool]:
         if mask is None:
