@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import entropy
 
-from bet.metrics import NO_ROUTE, ROUTE, SUCCESS, mode_coverage
+from bet.metrics import NO_ROUTE, ROUTE, SUCCESS, mode_coverage, sequence_entropies
 from bet.stats import (
     Comparison,
     Interval,
@@ -44,6 +44,8 @@ class Measurement:
     """Of `SimulatedTask.events` that happened: the step, its 10th percentile, median and 90th."""
     begun: Mapping[str, float]
     """What episodes began with, as shares of those that began anything; empty where the task has no such column."""
+    entropies: Mapping[str, float]
+    """In bits, of what was done (`bet.metrics.sequence_entropies`); empty where no column says so."""
 
     @property
     def mode_entropy(self) -> float | None:
@@ -80,6 +82,8 @@ def measure(
     times = {event: tuple(np.quantile(at, (0.1, 0.5, 0.9)).tolist()) for event, at in happened.items() if at.size}
     first = Counter(what for what in columns[task.first] if what not in (None, NO_ROUTE)) if task.first else Counter()
     begun = {what: count / first.total() for what, count in sorted(first.items())}
+    done = [sequence for sequence in columns[task.sequence] if sequence is not None] if task.sequence else []
+    entropies = sequence_entropies(done) if done else {}
     counts, shares, coverage = np.zeros((0, 1), np.int64), {}, None
     if task.modes:
         codes = _codes(task, success, columns[ROUTE])
@@ -95,7 +99,7 @@ def measure(
             overall = clustered(score(counts.astype(np.float64)), overall)
     else:
         overall = succeeded if task.protocol.primary == SUCCESS else mean_interval(primary, train_seeds, confidence)
-    return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates, times, begun)
+    return Measurement(overall, succeeded, len(primary), len(seeds), shares, coverage, rates, times, begun, entropies)
 
 
 def measure_modes(
@@ -135,7 +139,7 @@ def measure_trajectories(task: SimulatedTask, trajectories: Sequence[Trajectory]
 def judged_by(task: SimulatedTask) -> list[str]:
     """The task's own columns that measuring needs."""
     columns = ROUTE if task.modes else None, *(rate.column for rate in task.rates.values()), *task.events.values()
-    return list(dict.fromkeys(column for column in (*columns, task.first) if column))
+    return list(dict.fromkeys(column for column in (*columns, task.first, task.sequence) if column))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ Every primary metric lies in [0, 1]. Push-T's is a mean over episodes of a per-e
 counts of routes, of one table or of many bootstrap resamples at once.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import entropy
 
 from bet.envs.blockpush import BLOCK_XY, TOLERANCE, block_distances
+from bet.envs.kitchen import ELEMENTS, ENOUGH, at_goals
 from bet.envs.pointmass import PointMassVersion
 from bet.envs.pusht import SUCCESS_COVERAGE
 from bet.trajectory import Trajectory
@@ -22,6 +26,7 @@ FAILED = "failed"  # in place of a route, to label an episode that did not succe
 SUCCESS = "success"  # the primary metric of tasks that have no other: the success rate
 BY_MODES = "success x mode coverage"  # the primary metric that is one of many episodes, not a mean over them
 NEVER = -1  # in place of the step of an event
+IN_ORDER = ", "  # between the names in a column that says what was done in which order
 
 
 def route_name(route: str) -> str:
@@ -134,6 +139,52 @@ def _placed(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many blocks are in targets of their own: (..., 2 blocks, 2 targets) -> (...)."""
     apart = (inside[..., 0, 0] & inside[..., 1, 1]) | (inside[..., 0, 1] & inside[..., 1, 0])
     return np.where(apart, 2, inside.any(axis=(-2, -1)))
+
+
+@dataclass(frozen=True)
+class KitchenOutcome(Outcome):
+    """Columns of a kitchen episode. Steps count from 1; -1: it never happened.
+
+    A task is done when its element is *observed* at its goal after a step, whatever becomes of it later.
+    """
+
+    done: int
+    """Tasks done, 0 to 7; at least n of them is the paper's pn."""
+    sequence: str
+    """Their names as they were done, "microwave, kettle"; those of one step in the original's order."""
+    bottom_burner_at: int
+    top_burner_at: int
+    light_switch_at: int
+    slide_cabinet_at: int
+    hinge_cabinet_at: int
+    microwave_at: int
+    kettle_at: int
+
+
+def kitchen_outcome(trajectory: Trajectory) -> KitchenOutcome:
+    there = at_goals(trajectory.observations[1:])  # (T, 7)
+    steps = {name: _first_step(there[:, column]) for column, name in enumerate(ELEMENTS)}
+    done = sorted((name for name, step in steps.items() if step != NEVER), key=steps.__getitem__)
+    columns = {f"{name.replace(' ', '_')}_at": step for name, step in steps.items()}
+    return KitchenOutcome(done=len(done), sequence=IN_ORDER.join(done), **columns)
+
+
+def kitchen_primary(trajectory: Trajectory) -> float:
+    """Share of four tasks, as many as each demonstrator was asked for; more are not counted."""
+    return min(kitchen_outcome(trajectory).done, ENOUGH) / ENOUGH
+
+
+def sequence_entropies(sequences: Sequence[str]) -> dict[str, float]:
+    """How diverse what was done is, in bits: single tasks, and whole sequences, over all of the episodes (n,), n > 0.
+
+    The reproduction study's definitions (bet-reproduction, `utils/metrics.py`): each task short of five in an episode
+    counts as another task, "none". There the entropy of tasks is over the *distinct* sequences, each counted once.
+    """
+    done = [sequence.split(IN_ORDER) if sequence else [] for sequence in sequences]
+    tasks = Counter(name for names in done for name in names)
+    tasks[NO_ROUTE] = sum(max(5 - len(names), 0) for names in done)
+    counts = {"task entropy": tasks, "sequence entropy": Counter(sequences)}
+    return {what: float(entropy(list(taken.values()), base=2)) for what, taken in counts.items()}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ def reenact(episodes: Episodes, task: SimulatedTask, layout: str) -> list[Trajec
     """One trajectory for each episode: every recorded action taken once more, from the state recorded before it.
 
     Errors of the simulator so never add up. Rewards and signals are the simulator's, and so is the observation after
-    the last action; what the observation leaves out, as velocities, starts at rest.
+    the last action; what the observation leaves out, as velocities, starts at rest. Where observations alone say how a
+    step went (`SimulatedTask.judge`), the last action of each episode is the only one that is taken.
 
     Raises `ConfigError` where the layout does not tell the simulator's state, `DataError` for another task's numbers.
     """
@@ -26,27 +27,28 @@ def reenact(episodes: Episodes, task: SimulatedTask, layout: str) -> list[Trajec
     task.check(episodes, layout)
     if not view.complete:
         raise ConfigError(f"data.observation: {layout!r} does not tell the state of {task.name}'s simulator")
-    states = view.scene(episodes.observations)  # (N, state_dim)
-    rewards, signals, after = _steps(task, layout, states, episodes.actions)
+    last, rows = episodes.episode_ends - 1, np.arange(len(episodes.observations))
+    if task.judge:
+        rows = last
+    states = view.scene(episodes.observations[rows])  # (k, state_dim)
+    rewards, signals, after = _steps(task, layout, states, episodes.actions[rows])
     found = []
-    for start, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
-        rows = slice(start, end)
-        found.append(
-            Trajectory(
-                np.concatenate([episodes.observations[rows], after[end - 1 : end]]),
-                episodes.actions[rows],
-                rewards[rows],
-                {name: values[rows] for name, values in signals.items()},
-                np.full(end - start, NO_BIN),
-            )
-        )
+    for start, end, final in zip(
+        episodes.episode_starts, episodes.episode_ends, after[np.searchsorted(rows, last)], strict=True
+    ):
+        observations = np.concatenate([episodes.observations[start:end], final[None]])
+        if task.judge:
+            said = task.judge(observations)
+        else:
+            said = rewards[start:end], {name: values[start:end] for name, values in signals.items()}
+        found.append(Trajectory(observations, episodes.actions[start:end], *said, np.full(end - start, NO_BIN)))
     return found
 
 
 def _steps(
     task: SimulatedTask, layout: str, states: NDArray[np.float64], actions: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], NDArray[np.float32]]:
-    """Rewards (N,), signals (N,) and the observations after (N, obs_dim) of one step from each state."""
+    """Rewards (k,), signals (k,) and the observations after (k, obs_dim) of one step from each state."""
     rewards = np.zeros(len(states))
     signals = {name: np.zeros(len(states)) for name in task.signals}
     after = []

@@ -103,7 +103,7 @@ class Rollout:
         if self._window > policy.window:
             raise UsageError(f"eval.window: {self._window} is more than the {policy.window} of the policy's training")
         self.task = tasks.simulated(protocol.task)
-        self.env = env or self.task.make_env(slots, policy.config.data.observation, protocol.max_steps)
+        self.env = env or self.task.make_env(slots, policy.config.data.observation, protocol.max_steps, protocol.name)
         obs_dim, act_dim = policy.model.obs_dim, policy.model.act_dim
         there = self.env.single_observation_space.shape, self.env.single_action_space.shape
         if there != ((obs_dim,), (act_dim,)):

@@ -35,6 +35,7 @@ from bet.data import formats
 from bet.data.episodes import DataError, Episodes
 from bet.envs.blockpush import BlockPushVectorEnv
 from bet.envs.gym import GymVectorEnv, registered
+from bet.envs.kitchen import ELEMENTS, KitchenVectorEnv, judged
 from bet.envs.pointmass import PointMassVectorEnv, PointMassVersion
 from bet.envs.pusht import PushTVectorEnv
 from bet.envs.vector import SlotVectorEnv
@@ -45,11 +46,14 @@ from bet.metrics import (
     NO_ROUTE,
     SUCCESS,
     BlockPushOutcome,
+    KitchenOutcome,
     Outcome,
     PointMassOutcome,
     PushTOutcome,
     blockpush_outcome,
     blockpush_primary,
+    kitchen_outcome,
+    kitchen_primary,
     pointmass_outcome,
     pusht_outcome,
     pusht_primary,
@@ -65,6 +69,10 @@ from bet.views import View, blockpush_view, kitchen_view, plain_view, pointmass_
 DATA_DIR = "BET_DATA_DIR"  # where demonstrations live; `data` in the working directory when unset
 GENERATED_EPISODES = 2000  # point mass demonstrations made on the spot when no file is given
 CARLA_FEATURES, CARLA_ACTIONS = 512, 2  # ResNet-18 features of the camera's picture (BeT)
+
+
+EnvMaker = Callable[[int, str, int], SlotVectorEnv]
+"""Of a number of slots, an observation layout and the steps of an episode."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +182,15 @@ class SimulatedTask(Task):
     outcome_type: type[Outcome]
     """Dataclass whose fields are the task's columns in the episode table."""
     outcome: Callable[[Trajectory], Outcome]
+    sequence: str | None = None
+    """The column that says what was done in which order, separated by `IN_ORDER`."""
+    judge: Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], Mapping[str, NDArray[np.float64]]]] | None = None
+    """Observations (T + 1, obs_dim) of an episode, where they say it all, -> rewards (T,) and signals, each (T,)."""
     episode_primary: Callable[[Trajectory], float]
     """An episode's share in the primary metric, in [0, 1]."""
-    _make_env: Callable[[int, str, int], SlotVectorEnv]
+    _make_env: EnvMaker
+    _other_protocols: tuple[tuple[Protocol, EnvMaker], ...] = ()
+    """Evaluations in simulators of their own, besides the task's usual one."""
     strict_boxes: bool = False
     """Whether nothing leaves the boxes of observations and actions, so that demonstrations that do are wrong."""
 
@@ -205,11 +219,31 @@ class SimulatedTask(Task):
         with closing(self.make_env(1)) as env:
             return env.signals
 
-    def make_env(self, num_envs: int, observation: str | None = None, max_steps: int | None = None) -> SlotVectorEnv:
-        """A vector environment with `num_envs` slots. Raises `ConfigError` for an unknown observation layout."""
+    def make_env(
+        self,
+        num_envs: int,
+        observation: str | None = None,
+        max_steps: int | None = None,
+        protocol: str | None = None,
+    ) -> SlotVectorEnv:
+        """A vector environment with `num_envs` slots, as a protocol has it (None: the usual one).
+
+        Raises `ConfigError` for an unknown observation layout or protocol.
+        """
         layout = self.layouts[0] if observation is None else observation
         self._check_layout(layout)
-        return self._make_env(num_envs, layout, self.protocol.max_steps if max_steps is None else max_steps)
+        named, make = self._evaluation(protocol)
+        return make(num_envs, layout, named.max_steps if max_steps is None else max_steps)
+
+    def _evaluation(self, name: str | None) -> tuple[Protocol, EnvMaker]:
+        """A protocol by its name, None: the usual one, and its simulator."""
+        usual = self.protocol, self._make_env
+        known = {protocol.name: (protocol, make) for protocol, make in (usual, *self._other_protocols)}
+        if name is None:
+            return usual
+        if name not in known:
+            raise ConfigError(f"eval.protocol: {self.name} has no protocol {name!r}{did_you_mean(name, known)}")
+        return known[name]
 
     def boxes(self, layout: str) -> tuple[spaces.Box, spaces.Box]:
         """The spaces of the simulator's observations and actions."""
@@ -232,9 +266,7 @@ class SimulatedTask(Task):
 
         Raises `ConfigError` for another task's protocol, or where demonstrations do not tell the simulator's state.
         """
-        if wanted.protocol not in (None, self.protocol.name):
-            guess = did_you_mean(str(wanted.protocol), [self.protocol.name])
-            raise ConfigError(f"eval.protocol: {self.name} has no protocol {wanted.protocol!r}{guess}")
+        protocol, _ = self._evaluation(wanted.protocol)
         starts = self._demonstrated_starts(data) if wanted.start is Start.DEMONSTRATIONS else None
         changes = {
             "window": wanted.window,
@@ -242,7 +274,7 @@ class SimulatedTask(Task):
             "bins": wanted.bins,
             "starts": None if starts is None else states_digest(starts),
         }
-        return Recipe(self.protocol.model_copy(update=changes), starts)
+        return Recipe(protocol.model_copy(update=changes), starts)
 
     def _demonstrated_starts(self, data: DataConfig) -> NDArray[np.float64]:
         """The simulator's state at the beginning of every demonstration, (E, state_dim)."""
@@ -260,7 +292,7 @@ def data_root() -> Path:
 
 
 @overload
-def get(name: Literal["pusht", "blockpush", "pointmass1", "pointmass2"]) -> SimulatedTask: ...
+def get(name: Literal["pusht", "blockpush", "kitchen", "pointmass1", "pointmass2"]) -> SimulatedTask: ...
 @overload
 def get(name: str) -> Task: ...
 def get(name: str) -> Task:
@@ -413,13 +445,39 @@ def _blockpush() -> SimulatedTask:
     )
 
 
-def _kitchen() -> Task:
+def _kitchen_env(num_envs: int, observation: str, max_steps: int, *, noise: bool) -> SlotVectorEnv:
+    return KitchenVectorEnv(num_envs, max_steps, noise=noise)
+
+
+def _kitchen() -> SimulatedTask:
     origin = _released("kitchen", "people (Relay Policy Learning, Gupta et al. 2019)")
-    return Task(
+    protocol = Protocol(
+        name="kitchen-v1",
+        task="kitchen",
+        env_version=f"1, MuJoCo {mujoco.__version__}",
+        max_steps=280,
+        success="at least four of seven tasks are done: observed within 0.3 of their goals after some step",
+        primary="tasks completed / 4",
+    )
+    noiseless = protocol.model_copy(
+        update={"name": "kitchen-noiseless-v1", "env_version": f"{protocol.env_version}, sensors without noise"}
+    )
+    return SimulatedTask(
         name="kitchen",
         summary="move some of seven things of a kitchen with an arm, in any order",
         layouts=("state",),
+        protocol=protocol,
+        rates=MappingProxyType({f"p{count}": Rate("done", count) for count in range(1, 6)}),
+        events=MappingProxyType({f"{name} done": f"{name.replace(' ', '_')}_at" for name in ELEMENTS}),
+        sequence="sequence",
+        legend="p1 to p5: that many of the seven tasks done. An episode goes on until all are, or for 280 steps.",
+        outcome_type=KitchenOutcome,
+        outcome=kitchen_outcome,
+        judge=judged,
+        episode_primary=kitchen_primary,
         origin=origin,
+        _make_env=partial(_kitchen_env, noise=True),
+        _other_protocols=((noiseless, partial(_kitchen_env, noise=False)),),
         _load=partial(_load_from, origin),
         _view=kitchen_view,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bet.envs.blockpush import at_rest
 from bet.envs.blockpush_scene import HALF_BLOCK
+from bet.envs.kitchen import at_rest as kitchen_at_rest
 from bet.envs.pointmass import TARGET_RADIUS, PointMassVersion
 from bet.envs.pusht_scene import GOAL, OUTLINE
 from bet.layouts import PUSHT_SIZE, PushTLayout, pusht_states
@@ -156,7 +157,8 @@ def kitchen_view(name: str) -> View:
     """The kitchen through its only layout: positions of the arm's joints and of what can be moved, then 30 zeros.
 
     The columns of objects have the order of Gymnasium-Robotics' Franka kitchen (`envs/franka_kitchen/kitchen_env.py`),
-    the same simulation; in the demonstrations its velocities and noise are absent, and the goal is zeros.
+    the same simulation; in the demonstrations its velocities and noise are absent, and the goal is zeros. Velocities,
+    which the state holds too, are taken as zero.
     """
     burners = [f"{place} burner{what}" for place in BURNERS for what in (" knob", "")]
     joints = [*(f"joint {number}" for number in range(1, 8)), "finger 1", "finger 2"]
@@ -166,4 +168,6 @@ def kitchen_view(name: str) -> View:
     return View(
         columns=(*joints, *burners, *doors, *kettle, *goal),
         action_columns=tuple(f"{joint} velocity" for joint in joints),
+        scene=kitchen_at_rest,
+        complete=True,
     )

@@ -65,6 +65,12 @@ SETUPS: Mapping[str, Setup] = MappingProxyType(
             },
             60,
         ),
+        "kitchen": Setup(
+            566,
+            "bet-ray data download kitchen, or data.path",
+            {"train.lr": 1e-3, "train.schedule": "cosine", "train.warmup_steps": 200, "train.ema": 0.999},
+            20,
+        ),
         "pusht": Setup(
             206,
             "bet-ray data download pusht",
@@ -230,7 +236,117 @@ _OURS = "not in the study: the same question asked of PushT; the preset is a var
 _PICTURES = "the study shows paths of ten rollouts, and no number"
 _LSTM = {"trunk": "lstm", "model": {"layers": 2, "width": 1024, "dropout": 0}}
 # The study's MLP has batch normalisation and no dropout (configs/model/mlp.yaml, models/mlp.py).
-_MLP = {"model.trunk": "mlp", "model.dropout": 0, "model.batch_norm": True, "model.layers": 4, "model.width": 72}
+_MLP = {"model.trunk": "mlp", "model.dropout": 0, "model.batch_norm": True}
+
+
+@dataclass(frozen=True)
+class _Grids:
+    """What the study tried on a task that it shared with the paper."""
+
+    named: str
+    question: str
+    bins: tuple[int, ...]
+    bins_question: str
+    windows: tuple[int, ...]
+    window_question: str
+    mlp: Mapping[str, Any]
+    """Of the paper's size."""
+    best_mlp: Mapping[str, Any]
+    """What was found in the search (reproducibility_scripts/ablation_mlp/*.sh), over that."""
+    searched: Mapping[str, Any]
+    """The search's sizes."""
+    best: str
+    """The search's best, as printed."""
+
+
+def _of_the_study(task: str, tried: _Grids) -> tuple[Experiment, ...]:
+    mlp, preset = {**_MLP, **tried.mlp}, PRESETS[task]["codebook.bins"]
+    return (
+        Experiment(
+            f"{task}-main",
+            tried.question,
+            task,
+            {"space": {"bins": [preset]}},
+            5,
+            _FULL,
+        ),
+        Experiment(f"{task}-bins", tried.bins_question, task, {"space": {"bins": [*tried.bins]}}, 3),
+        Experiment(f"{task}-window", tried.window_question, task, {"space": {"window": [*tried.windows]}}, 3),
+        Experiment(
+            f"{task}-gamma",
+            f"Does the focal loss help {tried.named}, or does cross-entropy do?",
+            task,
+            {"space": {"gamma": [0, 2]}},
+            3,
+        ),
+        Experiment(
+            f"{task}-offsets",
+            f"Does {tried.named} need offsets, or do the centres of the bins do?",
+            task,
+            {"space": {"offsets": [False, True]}},
+            3,
+        ),
+        Experiment(
+            f"{task}-mlp",
+            f"Does {tried.named} need the transformer, or does an MLP do - the paper's, or the study's best of 25?",
+            task,
+            {"settings": [{}, mlp, {**mlp, **tried.best_mlp}]},
+            3,
+        ),
+        Experiment(
+            f"{task}-lstm",
+            f"Does {tried.named} need the transformer, or does an LSTM do?",
+            task,
+            {"settings": [{}, _LSTM]},
+            3,
+            "the study shows a figure; there the LSTM's head was left out of the optimiser",
+        ),
+        Experiment(
+            f"{task}-mlp-search",
+            f"Which MLP is best on {tried.named}? 25 trials of Optuna's TPE.",
+            task,
+            {
+                "space": {
+                    "train.lr": {"low": 1e-5, "high": 1e-1, "log": True},
+                    "train.grad_clip": [None, 1.0],
+                    "train.weight_decay": [0.01, 0.05, 0.1],
+                    **tried.searched,
+                },
+                "search": {"method": "tpe", "seed": 0},
+                "trials": 25,
+                "objective": "val_loss",
+            },
+            1,
+            f"the study prints the best: {tried.best}",
+            {key: value for key, value in _MLP.items() if key not in tried.searched},
+        ),
+    )
+
+
+_BLOCKPUSH = _Grids(
+    "BlockPush",
+    "How often does BeT push one block, and both, by the paper's recipe?",
+    (1, 4, 8, 16, 20, 24, 32, 64),
+    "How many bins does BlockPush need to push both blocks, and to do so in all four ways?",
+    (1, 3, 5, 10),
+    "How long a window does BlockPush need, whose demonstrator remembers which block it chose?",
+    {"model.layers": 4, "model.width": 72},
+    {"train.lr": 0.000305, "train.grad_clip": None, "train.weight_decay": 0.05},  # its experiment 18
+    {"model.width": [72, 128, 144], "model.layers": [4, 6, 8], "model.batch_norm": [False, True]},
+    "lr 0.000305, no clipping, decay 0.05, width 72, 4 layers, batch_norm",
+)
+_KITCHEN = _Grids(
+    "the kitchen",
+    "How many tasks does BeT do in the kitchen, by the paper's recipe?",
+    (1, 3, 4, 5, 16, 60, 64, 68),
+    "How many bins does the kitchen need to do four tasks, in many orders?",
+    (1, 5, 10, 20),
+    "How long a window does the kitchen need, whose demonstrators know what they are to do next?",
+    {"model.layers": 6, "model.width": 120},
+    {"train.lr": 0.00053, "train.grad_clip": None, "train.weight_decay": 0.01},  # its experiment 20
+    {"model.width": [120, 132], "model.layers": [6, 8, 10, 12]},
+    "lr 0.00053, no clipping, decay 0.01, width 120, 6 layers, batch_norm",
+)
 
 
 def _pointmass(task: str, bins: int, routes: str) -> tuple[Experiment, ...]:
@@ -258,85 +374,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         one.name: one
         for one in (
-            Experiment(
-                "blockpush-main",
-                "How often does BeT push one block, and both, by the paper's recipe?",
-                "blockpush",
-                {"space": {"bins": [24]}},
-                5,
-                _FULL,
-            ),
-            Experiment(
-                "blockpush-bins",
-                "How many bins does BlockPush need to push both blocks, and to do so in all four ways?",
-                "blockpush",
-                {"space": {"bins": [1, 4, 8, 16, 20, 24, 32, 64]}},
-                3,
-            ),
-            Experiment(
-                "blockpush-window",
-                "How long a window does BlockPush need, whose demonstrator remembers which block it chose?",
-                "blockpush",
-                {"space": {"window": [1, 3, 5, 10]}},
-                3,
-            ),
-            Experiment(
-                "blockpush-gamma",
-                "Does the focal loss help BlockPush, or does cross-entropy do?",
-                "blockpush",
-                {"space": {"gamma": [0, 2]}},
-                3,
-            ),
-            Experiment(
-                "blockpush-offsets",
-                "Does BlockPush need offsets, or do the centres of the bins do?",
-                "blockpush",
-                {"space": {"offsets": [False, True]}},
-                3,
-            ),
-            Experiment(
-                "blockpush-mlp",
-                "Does BlockPush need the transformer, or does an MLP do - the paper's, or the study's best of 25?",
-                "blockpush",
-                {
-                    "settings": [
-                        {},
-                        _MLP,
-                        # experiment 18 of its search (reproducibility_scripts/ablation_mlp/blockpush.sh)
-                        {**_MLP, "train.lr": 0.000305, "train.grad_clip": None, "train.weight_decay": 0.05},
-                    ]
-                },
-                3,
-            ),
-            Experiment(
-                "blockpush-lstm",
-                "Does BlockPush need the transformer, or does an LSTM do?",
-                "blockpush",
-                {"settings": [{}, _LSTM]},
-                3,
-                "the study shows a figure; there the LSTM's head was left out of the optimiser",
-            ),
-            Experiment(
-                "blockpush-mlp-search",
-                "Which MLP is best on BlockPush? 25 trials of Optuna's TPE.",
-                "blockpush",
-                {
-                    "space": {
-                        "train.lr": {"low": 1e-5, "high": 1e-1, "log": True},
-                        "train.grad_clip": [None, 1.0],
-                        "train.weight_decay": [0.01, 0.05, 0.1],
-                        "model.width": [72, 128, 144],
-                        "model.layers": [4, 6, 8],
-                        "model.batch_norm": [False, True],
-                    },
-                    "search": {"method": "tpe", "seed": 0},
-                    "trials": 25,
-                    "objective": "val_loss",
-                },
-                1,
-                "the study prints the best: lr 0.000305, no clipping, decay 0.05, width 72, 4 layers, batch_norm",
-                {"model.trunk": "mlp", "model.dropout": 0},
-            ),
+            *_of_the_study("blockpush", _BLOCKPUSH),
+            *_of_the_study("kitchen", _KITCHEN),
             Experiment(
                 "pusht-main",
                 "How well does BeT push the T, from the full state?",

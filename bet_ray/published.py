@@ -69,6 +69,22 @@ PUBLISHED_RATES: Mapping[str, tuple[PublishedRates, ...]] = MappingProxyType(
                 {"R2": 0.98, "P1": 0.94, "P2": 0.18, "P1 4 cm": 0.86, "P2 4 cm": 0.10},
                 By.STUDY,
             ),
-        )
+        ),
+        "kitchen": (
+            PublishedRates(
+                "BeT, Shafiullah et al. 2022", {"p1": 0.99, "p2": 0.93, "p3": 0.71, "p4": 0.44, "p5": 0.02}, By.ORIGINAL
+            ),
+            PublishedRates(
+                "reproduction study (bet-reproduction)",
+                {"p1": 0.92, "p2": 0.69, "p3": 0.47, "p4": 0.20, "p5": 0.02},
+                By.STUDY,
+            ),
+            PublishedRates(
+                "reproduction study (bet-reproduction), without binning",
+                {"p1": 0.99, "p2": 0.90, "p3": 0.74, "p4": 0.40, "p5": 0.06},
+                By.STUDY,
+                MappingProxyType({"codebook.bins": 1}),
+            ),
+        ),
     }
 )

@@ -1,6 +1,6 @@
 """How measurements are printed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bet.wording import counted
@@ -10,6 +10,7 @@ from bet_ray.values import spelled
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from bet.config import DataConfig
     from bet.measure import Measurement
     from bet.tasks import SimulatedTask
     from bet_ray.autotune import Tuned
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 ERRORS_TOLD = 5
 
 
-def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
-    """The primary metric and the success rate with their intervals, and the modes where the task names them."""
+def print_measured(task: "SimulatedTask", found: "Measurement", data: "DataConfig | None" = None) -> None:
+    """The primary metric and the success rate with their intervals, and the modes where the task names them.
+
+    `data` are the demonstrations to hold the entropies against, where they are there.
+    """
     from bet.metrics import SUCCESS, route_name
 
     if task.protocol.primary != SUCCESS:
@@ -37,6 +41,22 @@ def print_measured(task: "SimulatedTask", found: "Measurement") -> None:
         console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     if found.mode_entropy is not None:
         console.print(f"  entropy of these: {found.mode_entropy:.2f} nats (demonstrated {task.mode_entropy:.2f})")
+    shown = _demonstrated_entropies(task, data) if data and found.entropies else {}
+    for what, bits in found.entropies.items():
+        console.print(f"  {what}: {bits:.2f} bits{f' (demonstrated {shown[what]:.2f})' if shown else ''}")
+
+
+def _demonstrated_entropies(task: "SimulatedTask", data: "DataConfig") -> "Mapping[str, float]":
+    """Of the demonstrations that the settings name; empty where they cannot be had here."""
+    from bet.config import ConfigError
+    from bet.data.episodes import DataError
+    from bet.measure import measure_trajectories
+    from bet.reenact import reenact
+
+    try:
+        return measure_trajectories(task, reenact(task.load(data), task, data.observation)).entropies
+    except (DataError, ConfigError):
+        return {}
 
 
 def print_policy(one: "Evaluation", table: "pa.Table") -> None:
@@ -53,9 +73,9 @@ def print_policy(one: "Evaluation", table: "pa.Table") -> None:
         f"{task.name} · {counted(config.codebook.bins, 'bin')}, window {config.model.window}, "
         f"gamma {config.loss.gamma:g} · policy {one.policy.digest[:12]} · "
         f"{one.job.split.value} episodes 0..{table.num_rows - 1}"
-        f"{''.join(f' · {text}' for text in one.recipe.protocol.variations)}"
+        f"{''.join(f' · {text}' for text in (*_named(one), *one.recipe.protocol.variations))}"
     )
-    print_measured(task, measurement(task, table))
+    print_measured(task, measurement(task, table), one.policy.config.data)
     if task.protocol.primary == SUCCESS:
         returns = table.filter(pc.field(END) != End.ERROR.value).column("return").to_numpy()
         if len(returns):
@@ -133,6 +153,12 @@ def print_usage(found: "Evaluated", total: int, kept: str) -> None:
         f"slots busy {before}{usage.utilisation:.1%} in all; {usage.simulating / seconds:.0%} simulation, "
         f"{usage.acting / seconds:.0%} inference, {usage.overhead:.0%} the rest"
     )
+
+
+def _named(one: "Evaluation") -> tuple[str, ...]:
+    """The protocol, where it is not the task's usual one."""
+    name = one.recipe.protocol.name
+    return () if name == one.task.protocol.name else (f"protocol {name}",)
 
 
 def _print_errors(one: "Evaluation", table: "pa.Table") -> None:

@@ -24,7 +24,7 @@ def metrics(
     Of a run: every column of its episode table is compared with the recorded one; exit code 1 where a bit differs.
 
     Of demonstrations, and of rollouts that the reproduction study saved: the simulator takes every recorded action once
-    more, each from the state recorded before it.
+    more, each from the state recorded before it (of the kitchen only the last ones, as its recordings tell the rest).
     """
     if (Path(path) / "episodes").is_dir():
         _of_run(Path(path))
@@ -33,16 +33,18 @@ def metrics(
 
 
 def _of_run(run: Path) -> None:
+    from bet.config import make_config
     from bet.errors import FailedRunError
     from bet_ray.evaluation import measurement
     from bet_ray.saved import rescore
 
     task, groups = rescore(run)
+    data = make_config(task.name).data
     wrong = False
     for group in groups:
         episodes = counted(group.computed.num_rows, f"{group.split} episode")
         console.print(f"{task.name} · policy {group.policy_digest[:12]} · {episodes}")
-        print_measured(task, measurement(task, group.computed))
+        print_measured(task, measurement(task, group.computed), data)
         for name, different in group.different.items():
             wrong = True
             console.print(f"  [red]{name}: differs from the recorded one in {counted(different, 'episode')}[/]")
@@ -63,4 +65,6 @@ def _of_recordings(path: str, observation: str | None) -> None:
     size = f"{counted(len(episodes), 'recorded episode')}, {counted(len(episodes.observations), 'step')}"
     console.print(f"{task.name} · {size}")
     print_measured(task, measure_trajectories(task, found))
-    console.print("as our simulator says, which took every recorded action once more from the state before it")
+    taken = "the last action of each once more; steps before it are in the recording"
+    every = "every recorded action once more from the state before it"
+    console.print(f"as our simulator says, which took {taken if task.judge else every}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bet.config import Config
 from bet.data.episodes import DataError, Episodes
+from bet.envs.vector import RenderError
 from bet.tasks import SimulatedTask, Task, no_simulator
 from bet_ray.manifest import write_text
 from bet_ray.page import render_page
@@ -53,7 +54,7 @@ def show(
     video, no_video = out / VIDEO, ""
     try:
         write_video(_frames(findings, progress), video, FPS)
-    except DataError as error:
+    except (DataError, RenderError) as error:
         video, no_video = None, str(error)
     mp4 = b64encode(video.read_bytes()).decode() if video else ""
     write_text(out / PAGE, render(findings, mp4, no_video, named or episodes.source))

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from bet import tasks
 from bet.measure import Measurement, judged_by, measure, measure_difference, measure_modes
-from bet.metrics import BLOCKPUSH_ROUTES, NEVER, NO_ROUTE
+from bet.metrics import BLOCKPUSH_ROUTES, NEVER, NO_ROUTE, sequence_entropies
 from bet.stats import Method, mean_interval, paired_mean_difference, paired_rate_test, rate_interval
 
 PUSHT, BLOCKS, GRID = tasks.get("pusht"), tasks.get("blockpush"), tasks.get("pointmass2")
+KITCHEN = tasks.get("kitchen")
 ROUTES = list(GRID.modes)  # right_first .3, diagonal .4, up_first .3, none 0
 
 
@@ -151,7 +152,7 @@ def test_a_route_that_the_task_does_not_have_is_refused() -> None:
         measure(GRID, success.astype(float), success, {"route": ["sideways"]}, np.zeros(1, np.int64))
 
 
-@pytest.mark.parametrize("task", [PUSHT, BLOCKS, GRID], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [PUSHT, BLOCKS, GRID, KITCHEN], ids=lambda task: task.name)
 def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
     result = measure(
         task, np.zeros(0), np.zeros(0, bool), {name: [] for name in judged_by(task)}, np.zeros(0, np.int64)
@@ -161,7 +162,7 @@ def test_no_episodes_say_nothing(task: tasks.SimulatedTask) -> None:
     assert (result.primary.low, result.primary.high) == (0, 1)
     assert set(result.rates) == set(task.rates)
     assert all(np.isnan(rate.estimate) for rate in result.rates.values())
-    assert (result.times, result.begun, result.mode_entropy) == ({}, {}, None)
+    assert (result.times, result.begun, result.mode_entropy, result.entropies) == ({}, {}, None, {})
 
 
 # Rates, events, and what episodes began with.
@@ -228,6 +229,14 @@ def test_an_episode_that_ended_in_an_error_counts_in_rates_and_in_nothing_else()
     assert (found.times, found.begun, found.mode_shares) == (plain.times, plain.begun, plain.mode_shares)
     assert found.times == {"first block pushed": (30, 30, 30)}
     assert pushing(1, **{name: [None] for name in judged_by(BLOCKS)}).begun == {}
+
+
+def test_entropies_are_of_the_episodes_that_ended_without_an_error() -> None:
+    columns: dict[str, list[Any]] = {name: [0, 0, None] for name in judged_by(KITCHEN)}
+    columns["sequence"] = ["kettle", "microwave", None]
+    found = measure(KITCHEN, np.zeros(3), np.zeros(3, bool), columns, np.zeros(3, np.int64))
+    assert found.entropies == sequence_entropies(["kettle", "microwave"])
+    assert found.entropies["sequence entropy"] == pytest.approx(1)
 
 
 def test_the_entropy_of_modes_is_that_of_four_where_all_are_as_frequent() -> None:

@@ -10,9 +10,10 @@ from bet import tasks
 from bet.config import ConfigError
 from bet.data.bet_release import BetRelease, load_release
 from bet.data.episodes import DataError, Episodes
+from bet.envs.kitchen import ELEMENTS
 from bet.envs.pointmass import PointMassVersion
 from bet.envs.vector import SlotVectorEnv
-from bet.metrics import BLOCKPUSH_FIRST, BLOCKPUSH_ROUTES, NEVER, NO_ROUTE, blockpush_outcome
+from bet.metrics import BLOCKPUSH_FIRST, BLOCKPUSH_ROUTES, NEVER, NO_ROUTE, blockpush_outcome, kitchen_outcome
 from bet.oracles.pointmass import demonstrations
 from bet.reenact import SLOTS, reenact
 from bet.trajectory import Trajectory
@@ -53,6 +54,29 @@ def test_a_push_from_rest_covers_what_it_covered() -> None:
     (trajectory,) = reenact(episodes, task, "state")
     assert_allclose(trajectory.rewards, rewards, atol=1e-4)
     assert_allclose(trajectory.observations[-1], last, atol=1e-2)  # pixels; an observation is float32
+
+
+def test_of_the_kitchen_the_last_action_alone_is_taken_and_the_rest_read_from_the_recording() -> None:
+    task = tasks.get("kitchen")
+    env = task.make_env(1, protocol="kitchen-noiseless-v1")
+    episodes, _, last = recorded(env, task.name, 1)
+    (trajectory,) = reenact(episodes, task, "state")
+    assert_allclose(trajectory.observations[-1], last, atol=1e-6)  # an observation is float32
+    for steps, names in ((1, ["kettle"]), (3, ["microwave", "light switch", "slide cabinet"])):
+        more = episodes.observations[-1:].repeat(steps + 1, axis=0)
+        for row, name in enumerate(names, start=1):
+            more[row:, ELEMENTS[name].columns] = ELEMENTS[name].goal
+        two = Episodes(
+            np.concatenate([episodes.observations, more]),
+            np.zeros((steps + 2, 9), np.float32),
+            np.array([1, steps + 2]),
+            task.name,
+        )
+        short, long = reenact(two, task, "state")
+        assert (len(short), len(long)) == (1, steps + 1)
+        assert long.rewards.sum() == steps
+        assert kitchen_outcome(long).sequence == ", ".join(names)
+        assert not short.rewards.any()
 
 
 def test_every_demonstration_of_the_point_mass_succeeds_by_a_named_route() -> None:

@@ -28,8 +28,8 @@ every_simulated_task = pytest.mark.parametrize("task", SIMULATED.values(), ids=S
 
 
 def test_every_task_has_a_preset_and_every_preset_a_task() -> None:
-    simulated = {"pusht", "blockpush", "pointmass1", "pointmass2"}
-    assert TASKS.keys() == simulated | {"kitchen", "carla"}
+    simulated = {"pusht", "blockpush", "kitchen", "pointmass1", "pointmass2"}
+    assert TASKS.keys() == simulated | {"carla"}
     assert PRESETS.keys() == TASKS.keys() | {"pusht-agent-only"}
     assert get("pusht-agent-only") is get("pusht")
     assert SIMULATED.keys() == simulated
@@ -53,10 +53,7 @@ def test_a_task_without_a_simulator_is_refused_where_one_is_needed(name: str) ->
     with pytest.raises(ConfigError, match=f"^{name} has no simulator yet: .*looked at and trained on.*$"):
         simulated(name)
     observation, action = get(name).boxes("state")
-    assert (observation.shape, action.shape) == {
-        "kitchen": ((60,), (9,)),
-        "carla": ((512,), (2,)),
-    }[name]
+    assert (observation.shape, action.shape) == {"carla": ((512,), (2,))}[name]
     assert not observation.is_bounded()
     assert not action.is_bounded()
 
@@ -82,7 +79,7 @@ def test_mode_shares_sum_to_one_where_modes_are_named(task: SimulatedTask) -> No
         assert sum(task.modes.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("pusht", 300), ("pointmass1", 50), ("pointmass2", 50)])
+@pytest.mark.parametrize(("name", "steps"), [("pusht", 300), ("kitchen", 280), ("pointmass1", 50), ("pointmass2", 50)])
 def test_protocols_have_the_published_limits(name: str, steps: int) -> None:
     assert simulated(name).protocol.max_steps == steps
 
@@ -93,6 +90,20 @@ def test_protocols_differ_in_their_digests_and_stay_as_they_are() -> None:
     assert pusht.digest == pusht.model_copy().digest
     assert pusht.digest != pusht.model_copy(update={"seed": 1}).digest
     assert pusht.digest != pusht.model_copy(update={"env_version": "2"}).digest
+
+
+def test_a_task_may_have_several_protocols_each_with_its_own_simulator() -> None:
+    kitchen, data = get("kitchen"), make_config("kitchen").data
+    usual = kitchen.recipe(EvalConfig(), data).protocol
+    assert usual == kitchen.protocol == kitchen.recipe(EvalConfig(protocol="kitchen-v1"), data).protocol
+    other = kitchen.recipe(EvalConfig(protocol="kitchen-noiseless-v1", hold_bins=2), data).protocol
+    assert other.digest != kitchen.recipe(EvalConfig(hold_bins=2), data).protocol.digest
+    seen = [kitchen.make_env(2, protocol=name).reset(seed=[1, 2])[0] for name in (None, usual.name, other.name)]
+    assert (seen[0][0] != seen[0][1]).any()
+    np.testing.assert_array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(seen[2][0], seen[2][1])
+    with pytest.raises(ConfigError, match="kitchen has no protocol 'kitchen-noiseles'; did you mean 'kitchen-noisel"):
+        kitchen.make_env(1, protocol="kitchen-noiseles")
 
 
 # Tasks of gymnasium's.

@@ -241,14 +241,14 @@ def test_generate_train_eval_and_replay_work_in_a_row(tmp_path: Path, command: C
 
 
 def test_a_task_without_a_simulator_is_trained_and_refused_where_needed(tmp_path: Path, refused: Refused) -> None:
-    task, run, file = "kitchen", tmp_path / "run", tmp_path / "s.yaml"
-    save(some(task, 60, 9, (40, 50, 30)), tmp_path / "data", DataFormat.KITCHEN)
-    settings = [f"data.path={tmp_path / 'data'}", "bins=4", "model.layers=1", "train.epochs=1"]
+    task, run, file = "carla", tmp_path / "run", tmp_path / "s.yaml"
+    save(some(task, 512, 2, (40, 50, 30)), tmp_path / "data.parquet", DataFormat.PARQUET)
+    settings = [f"data.path={tmp_path / 'data.parquet'}", "bins=4", "model.layers=1", "train.epochs=1"]
     trained = bet_ray("train", task, *settings, "--out", run)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.splitlines()[-1].startswith("policy ")  # nothing is said of eval
     policy = Policy.load(run)
-    assert (policy.model.obs_dim, policy.model.act_dim, policy.config.task) == (60, 9, task)
+    assert (policy.model.obs_dim, policy.model.act_dim, policy.config.task) == (512, 2, task)
     file.write_text(f"question: Which?\ntask: {task}\nspace: {{bins: [2, 3]}}\nsearch: grid\n")
     for command in (["eval", run], ["replay", run], ["sweep", file, settings[0], "--out", tmp_path / "sweep"]):
         assert refused(*command).startswith(f"error: {task} has no simulator yet: ")

@@ -232,16 +232,22 @@ def test_help_shows_an_example(data: Command, verb: str) -> None:
     assert f"bet-ray data {verb}" in data(verb, "--help").out.split("Example")[-1]
 
 
+def cooking() -> Episodes:
+    """Random numbers of the kitchen, actions within their box."""
+    found = some("kitchen", 60, 9, (40, 50, 30))
+    return Episodes(found.observations, np.clip(found.actions, -1, 1), found.episode_ends, found.task)
+
+
 @pytest.fixture
 def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small release of the kitchen, time-major, in its place below the folder of data."""
     monkeypatch.setenv("BET_DATA_DIR", str(tmp_path))
-    save(some("kitchen", 60, 9, (40, 50, 30)), tmp_path / "kitchen", DataFormat.KITCHEN)
+    save(cooking(), tmp_path / "kitchen", DataFormat.KITCHEN)
     return tmp_path / "kitchen"
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_demonstrations_without_a_simulator_are_described_checked_shown_and_converted(
+def test_demonstrations_of_the_kitchen_are_described_checked_and_converted(
     data: Command, kitchen: Path, tmp_path: Path, by_name: bool
 ) -> None:
     given = "kitchen" if by_name else kitchen
@@ -251,12 +257,16 @@ def test_demonstrations_without_a_simulator_are_described_checked_shown_and_conv
     assert "lengths 30 to 50, mean 40.0; 93 windows of 10" in described
     assert re.search(r"^ microwave ", described, re.MULTILINE)
     assert data("validate", given) == Done(0, "3 demonstrations, 120 steps: 0 errors, 0 warnings\n", "")
-    shown = data("show", given, "--bins", "4", "--out", tmp_path / "out")
-    assert shown.out.splitlines()[1] == "no video: kitchen has no simulator yet"
-    assert os.listdir(tmp_path / "out") == ["demonstrations.html"]
     converted = data("convert", given, tmp_path / "k.parquet", "--to", "parquet")
     assert "3 demonstrations of kitchen, 120 steps, from bet-kitchen to parquet" in converted.out
-    assert load_episodes(tmp_path / "k.parquet").digest == some("kitchen", 60, 9, (40, 50, 30)).digest
+    assert load_episodes(tmp_path / "k.parquet").digest == cooking().digest
+
+
+def test_demonstrations_without_a_simulator_are_shown_without_a_video(data: Command, tmp_path: Path) -> None:
+    save(some("carla", 512, 2, (40, 50, 30)), tmp_path / "carla.parquet", DataFormat.PARQUET)
+    shown = data("show", tmp_path / "carla.parquet", "--bins", "4", "--out", tmp_path / "out")
+    assert shown.out.splitlines()[1] == "no video: carla has no simulator yet"
+    assert os.listdir(tmp_path / "out") == ["demonstrations.html"]
 
 
 def test_the_paths_of_block_push_are_drawn(data: Command, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def decided(record: TrialRecord, *, tied: bool, report: float | None = None) -> 
 
 
 def printed(trials: list[TrialRecord], capsys: pytest.CaptureFixture[str]) -> str:
-    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, {}, {}, {})
+    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, {}, {}, {}, {})
     print_result(SWEEP, SweepResult(Path("run"), trials, trials[0], trials[0].rungs[0], found))
     return capsys.readouterr().out
 
@@ -90,7 +90,7 @@ def test_a_winner_is_measured_by_the_rates_that_the_literature_has_else_by_succe
         [WINNER], capsys
     )
     rates = {name: rate_interval(count, 10) for count, name in enumerate(tasks.get("blockpush").rates)}
-    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, rates, {}, {})
+    found = Measurement(rate_interval(7, 10), rate_interval(1, 10), 10, 1, {}, None, rates, {}, {}, {})
     sweep = parse_sweep({"question": "Which?", "task": "blockpush", "space": {"bins": [1, 2]}, "search": "grid"}, "x")
     print_result(sweep, SweepResult(Path("run"), [WINNER], WINNER, WINNER.rungs[0], found))
     shown = "".join(f", {name} {rates[name]:.2f}" for name in ("R1", "R2", "P1", "P2"))

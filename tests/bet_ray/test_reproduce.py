@@ -41,37 +41,49 @@ MACHINES = st.builds(Machine, st.integers(1, 8), st.integers(1, 4), st.integers(
         ("blockpush-window", "model.window", [1, 3, 5, 10], 3),
         ("blockpush-gamma", "loss.gamma", [0, 2], 3),
         ("blockpush-offsets", "model.offsets", [False, True], 3),
+        ("kitchen-main", "codebook.bins", [64], 5),
+        ("kitchen-bins", "codebook.bins", [1, 3, 4, 5, 16, 60, 64, 68], 3),
+        ("kitchen-window", "model.window", [1, 5, 10, 20], 3),
     ],
 )
 def test_a_grid_is_the_studys(name: str, key: str, values: list[Any], seeds: int) -> None:
     sweep = experiment_named(name).published
     assert [setting[key] for setting in sweep.enumerated()] == values
     assert sweep.seeds_per_trial == seeds
-    assert sweep.config({}).train == make_config("blockpush").train
+    assert sweep.config({}).train == make_config(sweep.task).train
     assert sweep.eval.winner_episodes == 1000
 
 
-def test_the_search_for_an_mlp_is_the_studys() -> None:
-    sweep = experiment_named("blockpush-mlp-search").published
+@pytest.mark.parametrize(
+    ("task", "sizes"),
+    [
+        ("blockpush", {"model.width": 3, "model.layers": 3, "model.batch_norm": 2}),
+        ("kitchen", {"model.width": 2, "model.layers": 4}),
+    ],
+)
+def test_the_search_for_an_mlp_is_the_studys(task: str, sizes: dict[str, int]) -> None:
+    sweep = experiment_named(f"{task}-mlp-search").published
     assert (sweep.search.method, sweep.trials, sweep.seeds_per_trial) == (Search.TPE, 25, 1)
     assert sweep.objective is Objective.VAL_LOSS
     assert {key: len(value) for key, value in sweep.choices.items() if isinstance(value, list)} == {
         "train.grad_clip": 2,
         "train.weight_decay": 3,
-        "model.width": 3,
-        "model.layers": 3,
-        "model.batch_norm": 2,
+        **sizes,
     }
 
 
 def test_ablations_have_the_studys_networks() -> None:
-    """`configs/model/env/{mlp,lstm}_blockpush.yaml`, and the best of its search."""
-    sweep = experiment_named("blockpush-mlp").published
-    _, mlp, best = (sweep.config(setting) for setting in sweep.enumerated())
-    assert mlp.model == best.model
-    assert (mlp.model.trunk, mlp.model.layers, mlp.model.width, mlp.model.batch_norm) == ("mlp", 4, 72, True)
-    assert (best.train.lr, best.train.grad_clip, best.train.weight_decay) == (0.000305, None, 0.05)
-    for name in ("blockpush-lstm", "pointmass1-lstm", "pointmass2-lstm"):
+    """`configs/model/env/{mlp,lstm}_*.yaml`, and the best of its search."""
+    for task, size, found in (
+        ("blockpush", (4, 72), (0.000305, None, 0.05)),
+        ("kitchen", (6, 120), (0.00053, None, 0.01)),
+    ):
+        sweep = experiment_named(f"{task}-mlp").published
+        _, mlp, best = (sweep.config(setting) for setting in sweep.enumerated())
+        assert mlp.model == best.model
+        assert (mlp.model.trunk, mlp.model.layers, mlp.model.width, mlp.model.batch_norm) == ("mlp", *size, True)
+        assert (best.train.lr, best.train.grad_clip, best.train.weight_decay) == found
+    for name in ("blockpush-lstm", "kitchen-lstm", "pointmass1-lstm", "pointmass2-lstm"):
         sweep = experiment_named(name).published
         lstm = sweep.config(list(sweep.enumerated())[1]).model
         assert (lstm.trunk, lstm.layers, lstm.width, lstm.dropout) == ("lstm", 2, 1024, 0)
@@ -89,11 +101,12 @@ def test_what_is_as_published_departs_in_nothing_and_what_is_scaled_says_so(name
     assert experiment.is_of(scaled)
 
 
+@pytest.mark.parametrize("task", ["blockpush", "kitchen"])
 @pytest.mark.parametrize("name", ["bins", "window"])
-def test_the_shipped_sweeps_are_scaled_experiments_and_their_trials_have_the_same_names(name: str) -> None:
-    shipped = load_sweep(SWEEPS / f"blockpush_{name}.yaml")
-    experiment = experiment_named(f"blockpush-{name}")
-    mine = experiment.sweep(Size(60, 1000, 1), scaled=True)
+def test_the_shipped_sweeps_are_scaled_experiments_and_their_trials_have_the_same_names(task: str, name: str) -> None:
+    shipped = load_sweep(SWEEPS / f"{task}_{name}.yaml")
+    experiment = experiment_named(f"{task}-{name}")
+    mine = experiment.sweep(Size(SETUPS[task].epochs, 1000, 1), scaled=True)
     assert (mine.base, mine.space) == (shipped.base, shipped.space)
     assert [trial_id(mine.config(one)) for one in mine.enumerated()] == [
         trial_id(shipped.config(one)) for one in shipped.enumerated()
@@ -114,7 +127,8 @@ def test_published_numbers_are_of_the_preset_and_of_metrics_that_the_task_has(na
         for setting, published in zip(sweep.enumerated(), experiment.published.enumerated(), strict=True):
             cited = experiment.cited(sweep, setting)
             preset = trial_id(experiment.published.config(published)) == trial_id(make_config(experiment.task))
-            assert bool(cited) == (preset and experiment.task in ("blockpush", "pusht"))
+            unbinned = experiment.task == "kitchen" and published == {"codebook.bins": 1}
+            assert bool(cited) == (unbinned or (preset and experiment.task in ("blockpush", "kitchen", "pusht")))
             assert {metric for _, metric in cited} <= {task.protocol.primary, *task.rates}
 
 
