@@ -5,8 +5,9 @@ The contenders take turns, a slice of a second each, so a busy machine slows all
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle
+from typing import Protocol
 
 import gym_pusht  # noqa: F401  (registers the environment)
 import gymnasium
@@ -31,6 +32,14 @@ def pushing_actions(states: NDArray[np.float64], generator: np.random.Generator)
     """At the block and on towards the middle, (n, 2): in contact most of the time, and the block stays inside."""
     block = states[:, 2:4]
     return block + 0.3 * (256 - block) + generator.normal(0, 50, block.shape)
+
+
+class Contender(Protocol):
+    """Something that makes steps."""
+
+    def episode(self, seed: int) -> int:
+        """Make some, and say how many."""
+        ...
 
 
 class Reference:
@@ -65,7 +74,7 @@ class Ours:
         return taken
 
 
-def measure(contenders: dict[str, Reference | Ours], seconds: float) -> dict[str, float]:
+def measure(contenders: Mapping[str, Contender], seconds: float) -> dict[str, float]:
     """Microseconds per step of each contender, resets included."""
     steps, spent = dict.fromkeys(contenders, 0), dict.fromkeys(contenders, 0.0)
     for seed, name in enumerate(cycle(contenders)):

@@ -35,11 +35,15 @@ def metrics(
 def _of_run(run: Path) -> None:
     from bet.config import make_config
     from bet.errors import FailedRunError
+    from bet.policy import Policy, PolicyError
     from bet_ray.evaluation import measurement
     from bet_ray.saved import rescore
 
     task, groups = rescore(run)
-    data = make_config(task.name).data
+    try:
+        data = Policy.load(run).config.data
+    except PolicyError:  # episodes of other policies
+        data = make_config(task.name).data
     wrong = False
     for group in groups:
         episodes = counted(group.computed.num_rows, f"{group.split} episode")

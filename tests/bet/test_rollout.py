@@ -63,6 +63,15 @@ def car(seed: int = 0) -> Policy:
     return Policy(config, network(config, 2, seed, act_dim=1), centers, seen, unit, "none")
 
 
+def cook(seed: int = 0) -> Policy:
+    """Throws the arm of the kitchen about; what it sees, and where it goes from there, is noisy."""
+    config = make_config("kitchen", SMALL, {"bins": 4, "window": 3})
+    unit = fit_normalizer(np.zeros((2, 9), np.float32), Normalize.NONE)
+    seen = fit_normalizer(np.array([np.full(60, -2), np.full(60, 2)], np.float32), Normalize.MINMAX)
+    centers = torch.rand(4, 9, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return Policy(config, network(config, 60, seed, act_dim=9), centers, seen, unit, "none")
+
+
 def network(config: Any, obs_dim: int, seed: int, act_dim: int = 2) -> Model:
     """Initial weights, a little stronger, so that what is seen matters."""
     model = make_model(config.model, obs_dim, act_dim, config.codebook.bins)
@@ -84,6 +93,7 @@ CASES: dict[str, tuple[Callable[[], Policy], Protocol]] = {
     "pointmass2": (pointmass, GRID),
     "pusht": (pusht, TABLE),
     "pusht, agent only": (lambda: pusht(layout="agent"), TABLE),
+    "kitchen": (cook, protocol("kitchen", 4)),
     "gymnasium": (car, protocol("MountainCarContinuous-v0", 20)),
 }
 EPISODES = 24

@@ -9,8 +9,20 @@ import pytest
 import torch
 
 from bet import tasks
-from bet.config import Normalize, Split, make_config
-from bet.metrics import BLOCKPUSH_FIRST, BLOCKPUSH_ROUTES, NEVER, NO_ROUTE, BlockPushOutcome, Outcome, PushTOutcome
+from bet.config import DataConfig, Normalize, Split, make_config
+from bet.data.episodes import Episodes
+from bet.data.store import save_episodes
+from bet.envs.kitchen import ELEMENTS, START
+from bet.metrics import (
+    BLOCKPUSH_FIRST,
+    BLOCKPUSH_ROUTES,
+    NEVER,
+    NO_ROUTE,
+    BlockPushOutcome,
+    KitchenOutcome,
+    Outcome,
+    PushTOutcome,
+)
 from bet.normalizer import fit_normalizer
 from bet.policy import Policy
 from bet.priors import make_model
@@ -130,3 +142,28 @@ def test_where_tasks_differ_each_has_its_own_rates_and_those_without_any_their_s
     _, head, _, first, second = (line for line in capsys.readouterr().out.splitlines() if line.strip())
     assert head.split()[-6:] == ["primary", "R1", "R2", "P1", "P2", "success"]
     assert (first.count("["), second.count("[")) == (6, 2)
+
+
+# Entropies of what was done, beside the demonstrations'.
+
+
+def cooked(*sequences: str) -> list[KitchenOutcome]:
+    """Sequences of tasks as outcomes, of which the printed entropies are."""
+    return [KitchenOutcome(len(one.split(", ")), one, *[NEVER] * 7) for one in sequences]
+
+
+def test_entropies_are_printed_beside_the_demonstrations_where_these_are_there(tmp_path: Path) -> None:
+    task = tasks.get("kitchen")
+    observations = np.tile(np.pad(np.array(START, np.float32), (0, 30)), (3, 1))
+    observations[1:, ELEMENTS["microwave"].columns] = ELEMENTS["microwave"].goal
+    demonstrations = Episodes(observations, np.zeros((3, 9), np.float32), np.array([1, 3]), "kitchen")
+    save_episodes(demonstrations, tmp_path / "demos.parquet")
+    found = measurement(task, table(task, SOURCE, cooked("kettle", "microwave")))
+    for data, expected in (
+        (DataConfig(path=str(tmp_path / "demos.parquet")), "sequence entropy: 1.00 bits (demonstrated 1.00)"),
+        (DataConfig(path=str(tmp_path / "none.parquet")), "sequence entropy: 1.00 bits\n"),
+        (None, "sequence entropy: 1.00 bits\n"),
+    ):
+        with console.capture() as printed:
+            print_measured(task, found, data)
+        assert expected in printed.get()
