@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bet.config import changed
 from bet.snapshots.convert import Imported, find_snapshots, import_snapshot
 from bet.snapshots.records import SnapshotError
 from bet.snapshots.settings import NOT_IN_A_SNAPSHOT
@@ -48,8 +49,9 @@ def import_run(path: Path, task: str, run: Path) -> dict[str, Imported]:
 
 
 def policy_name(one: Imported) -> str:
-    """TRIAL/SEED/EPOCH."""
-    return f"{trial_id(one.policy.config)}/{one.policy.config.train.seed}/{one.epoch}"
+    """TRIAL/SEED/EPOCH. The original draws its split from the training seed, so a setting is one whatever its split."""
+    config = one.policy.config
+    return f"{trial_id(changed(config, {'data.split_seed': 0}))}/{config.train.seed}/{one.epoch}"
 
 
 def from_preset(one: Imported) -> list[str]:

@@ -45,7 +45,8 @@ _OMEGACONF = (
     *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
     *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
     *(f"omegaconf.nodes.{name}Node" for name in ("Any", "Boolean", "Float", "Integer", "String")),
-    *("typing.Any", "builtins.dict", "builtins.list", "collections.defaultdict"),
+    *("typing.Any", "collections.defaultdict"),
+    *(f"builtins.{name}" for name in ("dict", "list", "int", "long", "float", "bool", "str", "unicode")),
 )
 RECORDED = frozenset(
     (
