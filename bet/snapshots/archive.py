@@ -6,8 +6,10 @@ Since torch 1.6 a zip of `data.pkl` and one entry for each storage; before, pick
 
 import hashlib
 import math
+import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -72,18 +74,23 @@ class Archive:
             raise SnapshotError(f"{self.path}: {name} is cut short")
         return torch.frombuffer(bytearray(data), dtype=dtype).as_strided(shape, strides, offset).clone()
 
+    @contextmanager
+    def _zip(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except (KeyError, EOFError, RuntimeError, UnicodeDecodeError, struct.error, zipfile.BadZipFile) as error:
+            raise SnapshotError(f"{self.path}: damaged: {error}") from error
+
     def _open_zip(self) -> tuple[Any, Callable[[Storage], bytes]]:
         def read(name: str) -> bytes:
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    about = archive.getinfo(name)
-                    if about.compress_type != zipfile.ZIP_STORED or about.file_size > self.size:
-                        raise SnapshotError(f"{self.path}: not a snapshot: {name} is compressed")
-                    return archive.read(about)
-            except (KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-                raise SnapshotError(f"{self.path}: damaged: {error}") from error
+            with self._zip() as archive:
+                about = archive.getinfo(name)
+                if about.compress_type != zipfile.ZIP_STORED or about.file_size > self.size:
+                    raise SnapshotError(f"{self.path}: not a snapshot: {name} is compressed")
+                return archive.read(about)
 
-        with zipfile.ZipFile(self.path) as archive:
+        with self._zip() as archive:
             names = archive.namelist()
         roots = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -105,6 +112,8 @@ class Archive:
         for key in keys if isinstance(keys, list) else []:
             if not isinstance(key, str) or key not in storages:
                 raise SnapshotError(f"{self.path}: damaged: a storage that nothing refers to")
-            count = int.from_bytes(file.read(8), "little")
-            data[key] = file.read(min(count * _DTYPES[storages[key].type].itemsize, self.size))
+            length = int.from_bytes(file.read(8), "little") * _DTYPES[storages[key].type].itemsize
+            data[key] = file.read(min(length, self.size))
+            if len(data[key]) < length:
+                raise SnapshotError(f"{self.path}: damaged: it is cut short")
         return tree, lambda storage: data.get(storage.key, b"")

@@ -10,6 +10,7 @@ from bet.snapshots.records import BATCH_NORM, DATA_PARALLEL, LAYER_NORM, LINEAR,
 
 _Kind = TypeVar("_Kind")
 _EPS = 1e-5  # torch's own, which our layers have
+_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Part:
     @classmethod
     def of(cls, archive: Archive, name: str, value: Any) -> "Part":
         """The module that a value of the snapshot is, out of the `DataParallel` around it."""
+        if isinstance(value, Record) and value.path in DATA_PARALLEL:
+            value = cls(archive, name, value)._dict("_modules").get("module")
         if not isinstance(value, Record):
             raise SnapshotError(f"{archive.path}: {name} is no module")
-        part = cls(archive, name, value)
-        return part.child("module") if value.path in DATA_PARALLEL else part
+        return cls(archive, name, value)
 
     def wrong(self, problem: str) -> SnapshotError:
         return SnapshotError(f"{self.archive.path}: {self.name}: {problem}")
@@ -57,6 +59,8 @@ class Part:
                     found = found.float()
                     if not found.isfinite().all():
                         raise self.wrong(f"{name} has numbers that are not finite")
+                elif name != _COUNT:
+                    raise self.wrong(f"{name} is of {found.dtype}")
                 return found
         raise self.wrong(f"has no {name!r}")
 
@@ -72,7 +76,10 @@ class Part:
 
     def number(self, name: str) -> float:
         """As `setting`, of whole numbers or fractions."""
-        return float(self.setting(name, (int, float)))
+        try:
+            return float(self.setting(name, (int, float)))
+        except OverflowError as error:
+            raise self.wrong(f"{name} is out of range") from error
 
     def linear(self, ours: str, *, bias: bool = True) -> dict[str, Tensor]:
         """Its tensors under our name for the layer."""
@@ -87,9 +94,7 @@ class Part:
         self.expect(BATCH_NORM if batch else LAYER_NORM)
         if self.setting("eps", float) != _EPS:
             raise self.wrong(f"eps is {self.setting('eps', float)}, ours is {_EPS}")
-        names = (
-            ("weight", "bias", "running_mean", "running_var", "num_batches_tracked") if batch else ("weight", "bias")
-        )
+        names = ("weight", "bias", "running_mean", "running_var", _COUNT) if batch else ("weight", "bias")
         return {f"{ours}.{name}": self.tensor(name) for name in names}
 
     def _dict(self, name: str) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def import_(
     console.print(table)
     *_, (best, last) = found.items()
     if unknown := from_preset(last):
-        console.print(f"no .hydra/config.yaml, so as in the preset of {task}: {', '.join(unknown)}")
+        where = "neither in the snapshot nor in .hydra/config.yaml"
+        console.print(f"{where}, so as in the preset of {task}: {', '.join(unknown)}")
     console.print(f"{counted(len(found), 'policy', 'policies')} in {out}; best names {best}")
     if isinstance(tasks.get(task), tasks.SimulatedTask):
         each = " --each" if len(found) > 1 else ""

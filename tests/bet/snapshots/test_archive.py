@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._utils import _rebuild_tensor_v2
 
 from bet.snapshots.archive import Archive
 from bet.snapshots.convert import import_snapshot
@@ -33,14 +34,13 @@ class Calls:
         return self.function, self.arguments
 
 
-def zipped(tmp_path: Path, data: bytes, compression: int = zipfile.ZIP_STORED, **storages: bytes) -> Path:
-    """A file as `torch.save` writes it, of any pickle."""
+def zipped(tmp_path: Path, data: bytes, storage: bytes = b"", compression: int = zipfile.ZIP_STORED) -> Path:
+    """A file as `torch.save` writes it, of any pickle, with the numbers of a storage `0`."""
     path = tmp_path / "snapshot.pt"
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", data)
         archive.writestr("archive/byteorder", "little")
-        for key, content in storages.items():
-            archive.writestr(f"archive/data/{key}", content)
+        archive.writestr("archive/data/0", storage)
     return path
 
 
@@ -143,16 +143,15 @@ def tensor(shape: tuple[int, ...], strides: tuple[int, ...], *, offset: int = 0,
             return ("storage", torch.FloatStorage, "0", "cpu", size) if obj == "here" else None
 
     buffer = io.BytesIO()
-    rebuild = torch._utils._rebuild_tensor_v2
-    Pickler(buffer, protocol=2).dump(Calls(rebuild, "here", offset, shape, strides, False, {}))
+    Pickler(buffer, protocol=2).dump(Calls(_rebuild_tensor_v2, "here", offset, shape, strides, False, {}))
     return buffer.getvalue()
 
 
 def test_a_tensor_is_what_its_file_holds(tmp_path: Path) -> None:
     data = struct.pack("<4f", 1, 2, 3, 4)
-    archive = Archive(zipped(tmp_path, tensor((2, 2), (1, 2)), **{"0": data}))
+    archive = Archive(zipped(tmp_path, tensor((2, 2), (1, 2)), data))
     torch.testing.assert_close(archive.tensor(archive.tree, "x"), torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
-    archive = Archive(zipped(tmp_path, tensor((2,), (1,), offset=2), **{"0": data}))
+    archive = Archive(zipped(tmp_path, tensor((2,), (1,), offset=2), data))
     torch.testing.assert_close(archive.tensor(archive.tree, "x"), torch.tensor([3.0, 4.0]))
 
 
@@ -170,13 +169,13 @@ def test_a_tensor_is_what_its_file_holds(tmp_path: Path) -> None:
     ],
 )
 def test_a_tensor_that_its_file_cannot_hold_is_refused_by_name(pickled: bytes, message: str, tmp_path: Path) -> None:
-    archive = Archive(zipped(tmp_path, pickled, **{"0": struct.pack("<4f", 1, 2, 3, 4)}))
+    archive = Archive(zipped(tmp_path, pickled, struct.pack("<4f", 1, 2, 3, 4)))
     with pytest.raises(SnapshotError, match=f"weight.*{message}"):
         archive.tensor(archive.tree, "weight")
 
 
 def test_files_that_grow_when_read_are_refused(tmp_path: Path) -> None:
-    bomb = zipped(tmp_path, pickle.dumps("0" * 10**7, protocol=2), zipfile.ZIP_DEFLATED)
+    bomb = zipped(tmp_path, pickle.dumps("0" * 10**7, protocol=2), compression=zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 10**5
     with pytest.raises(SnapshotError, match="compressed"):
         Archive(bomb)
@@ -190,6 +189,10 @@ def test_files_of_other_kinds_are_told_apart(tmp_path: Path) -> None:
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(SnapshotError, match=r"a zip without one data\.pkl"):
+        Archive(other)
+    whole = zipped(tmp_path, pickle.dumps({}, protocol=2)).read_bytes()
+    other.write_bytes(whole.replace(b"PK\x01\x02", b"PK\x01\x09", 1))
+    with pytest.raises(SnapshotError, match="damaged"):
         Archive(other)
     other.write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(SnapshotError, match=r"not a file of torch\.save"):

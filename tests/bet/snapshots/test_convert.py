@@ -12,7 +12,18 @@ from bet.policy import Policy
 from bet.snapshots.convert import find_snapshots, import_snapshot
 from bet.snapshots.records import SnapshotError
 
-from .originals import ACT_DIM, BINS, OBS_DIM, WINDOW, Generator, generator, in_parallel, payload, save
+from .originals import (
+    ACT_DIM,
+    BINS,
+    OBS_DIM,
+    WINDOW,
+    Generator,
+    LatentGeneratorDataParallel,
+    generator,
+    in_parallel,
+    payload,
+    save,
+)
 
 TASK = "blockpush"
 KINDS: dict[str, dict[str, Any]] = {
@@ -160,6 +171,20 @@ def _another_layer(prior: Any) -> None:
     prior.model.blocks[0].ln1 = nn.Identity()
 
 
+def _whole_numbers(prior: Any) -> None:
+    prior.model.tok_emb.weight = nn.Parameter(torch.ones(24, OBS_DIM, dtype=torch.int64), requires_grad=False)
+
+
+def _itself(prior: Any) -> None:
+    wrapped = LatentGeneratorDataParallel(prior)
+    wrapped._modules["module"] = wrapped
+    prior.model._modules["blocks"] = wrapped
+
+
+def _out_of_range(prior: Any) -> None:
+    prior.focal_loss_gamma = 10**400
+
+
 def _not_finite(prior: Any) -> None:
     with torch.no_grad():
         prior.model.blocks[0].attn.query.weight[0, 0] = torch.nan
@@ -177,6 +202,9 @@ def _not_finite(prior: Any) -> None:
             _another_layer,
             r"state_prior.model.blocks.0.ln1: is a torch.nn.modules.linear.Identity, expected .*LayerNorm",
         ),
+        (_whole_numbers, r"state_prior.model.tok_emb: weight is of torch.int64"),
+        (_itself, r"state_prior.model.blocks: is a models.latent_generators.*DataParallel, expected"),
+        (_out_of_range, r"state_prior: focal_loss_gamma is out of range"),
         (_not_finite, r"state_prior.model.blocks.0.attn.query: weight has numbers that are not finite"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
