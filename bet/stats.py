@@ -403,6 +403,8 @@ def _gaffke_limits(
 
 def _swap_p_value(differences: NDArray[np.float64], seed: int) -> float:
     moved = differences[differences != 0]  # swapping equal scores changes nothing
+    if len(moved) == 1:
+        return 1.0  # the other way round it is as far from zero; scipy wants two
 
     def total(signs: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         return signs.sum(axis=axis)

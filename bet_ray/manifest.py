@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> None:
-    """Record what is about to run. `kind` is train, sweep or eval; `what` its resolved settings and digests."""
+    """Record what is about to run. `kind` is train, sweep, eval or import; `what` its resolved settings and digests."""
     run.mkdir(parents=True, exist_ok=True)
     with FileLock(run / LOCK, timeout=TURN_SECONDS):
         _write_manifest(run, kind, task, what)

@@ -14,6 +14,7 @@ from bet_ray.cli import (
     data,
     demo,
     evaluate,
+    importing,
     metrics,
     plan,
     replay,
@@ -49,6 +50,7 @@ app.command("metrics", epilog=metrics.EXAMPLES)(metrics.metrics)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("import", epilog=importing.EXAMPLES)(importing.import_)
 app.command("settings", epilog=settings.EXAMPLES)(settings.settings)
 app.add_typer(data.app, name="data")
 

@@ -118,7 +118,7 @@ def read_records(run: Path) -> Records:
     """Raises `RunError` for a directory that is not a sweep's, `PolicyError` when its winner is damaged or gone."""
     manifest = read_manifest(run)
     if manifest.get("kind") != "sweep":
-        raise RunError(f"{run}: a report is of a sweep, and this is a {manifest.get('kind')} run")
+        raise RunError(f"{run}: a report is of a sweep, and this run is of kind {manifest.get('kind')}")
     sweep = parse_sweep(manifest["sweep"], str(run / MANIFEST))
     task = tasks.simulated(sweep.task)
     trials = read_trials(run, sweep.objective)

@@ -379,6 +379,10 @@ def test_equal_scores_are_no_difference_but_not_certainty():
     assert same.difference.high > 0.1
 
 
+def test_one_episode_that_differs_says_nothing_of_which_is_better():
+    assert paired_mean_difference([0.5, 0.2, 0.1], [0.5, 0.2, 0.9]).p_value == 1
+
+
 def test_a_difference_from_one_lucky_training_seed_is_not_significant():
     rng = np.random.default_rng(0)
     first, second = rng.random((2, 150)) * 0.5

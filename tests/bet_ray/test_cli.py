@@ -204,7 +204,7 @@ def test_the_command_line_answers_before_it_loads_the_heavy_libraries() -> None:
 
 
 def test_help_shows_an_example_for_every_command() -> None:
-    for command in ("train", "eval", "compare", "plan", "sweep", "report", "replay", "demo", "settings"):
+    for command in ("train", "eval", "compare", "plan", "sweep", "report", "replay", "demo", "settings", "import"):
         done = bet_ray(command, "--help")
         assert done.returncode == 0
         assert f"bet-ray {command}" in done.stdout.split("Example")[-1]
