@@ -22,6 +22,7 @@ from bet_ray.cli import (
     report,
     reproduce,
     settings,
+    status,
     sweep,
     train,
     verify,
@@ -53,6 +54,7 @@ app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("settings", epilog=settings.EXAMPLES)(settings.settings)
+app.command("status", epilog=status.EXAMPLES)(status.status)
 app.add_typer(data.app, name="data")
 
 
