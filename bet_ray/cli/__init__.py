@@ -23,6 +23,7 @@ from bet_ray.cli import (
     reproduce,
     settings,
     status,
+    submit,
     sweep,
     train,
     verify,
@@ -55,7 +56,9 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("settings", epilog=settings.EXAMPLES)(settings.settings)
 app.command("status", epilog=status.EXAMPLES)(status.status)
+app.command("submit", epilog=submit.EXAMPLES, context_settings=submit.AS_TYPED)(submit.submit)
 app.add_typer(data.app, name="data")
+app.add_typer(submit.app, name="jobs")
 
 
 def main() -> None:
