@@ -11,7 +11,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -259,7 +259,8 @@ def _disk(runs: Path) -> Iterator[Finding]:
         yield fail("run directories", f"{there}: {error.strerror}", f"make {there} writable, or give another --out")
         return
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     free = shutil.disk_usage(there).free / GIGABYTE
     found = f"{there} is written, {free:,.1f} GB free"
     if free < DISK_LOW:
