@@ -220,7 +220,7 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     """
     if address is not None:
         os.environ[RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE] = address  # which for Ray wins over RAY_ADDRESS
-    where = address or "the cluster"
+    where = address or os.environ.get(RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE, "the cluster")
     try:
         headers = {}
         if os.environ.get(AUTH_MODE_ENV_VAR, "token").lower() == "token":  # Ray's client sends none where it is unset

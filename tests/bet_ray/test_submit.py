@@ -154,7 +154,8 @@ def head() -> Iterator[Head]:
     start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
     start += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     start += [f"--{name}={port}" for name, port in ports.items()]
-    address, metrics = (f"http://127.0.0.1:{ports[name]}" for name in ("dashboard-port", "metrics-export-port"))
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    metrics = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
     processes: list[subprocess.Popen[bytes]] = []
 
     def answers() -> bool:
@@ -164,15 +165,16 @@ def head() -> Iterator[Head]:
                 command = [sys.executable, *start]
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             processes.append(process)
+        if b"Ray runtime started" not in (folder / "head.log").read_bytes():
+            return False
         try:
-            asked = [requests.get(url, timeout=5).status_code for url in (f"{address}/api/version", metrics)]
+            return requests.get(metrics, timeout=5).ok
         except requests.ConnectionError:
             return False
-        return asked[0] == 401  # it asks who we are; the other is there at all
 
     try:
         wait_for(answers)
-        yield Head(address, f"{metrics}/metrics", environment)
+        yield Head(address, metrics, environment)
     finally:
         for process in processes:
             with suppress(ProcessLookupError):
