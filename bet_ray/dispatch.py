@@ -101,7 +101,8 @@ class Dispatcher:
         self._open: dict[str, _Work] = {}  # with something to hand out, in order
         self._workers: dict[int, _Worker] = {}
         self._draining: set[int] = set()  # get nothing until they can take a group
-        self._leased = 0
+        self.leased = 0
+        """Episodes that workers have."""
         self.waiting = 0
         """Episodes that no worker has and that may run beside others."""
         self._ended = False  # any episode, of any job
@@ -115,6 +116,11 @@ class Dispatcher:
     def open(self) -> bool:
         """Whether there is anything to hand out."""
         return bool(self._open)
+
+    @property
+    def workers(self) -> int:
+        """How many have joined, and were not lost."""
+        return len(self._workers)
 
     def active(self, name: str) -> bool:
         """Whether episodes of a job are missing yet."""
@@ -144,7 +150,7 @@ class Dispatcher:
             return []
         found.apart = False
         # Enough to outlast the next report; near the end no more than a fair share.
-        share = -(-(self.waiting + self._leased) // max(len(self._workers), self._actors))  # some are still to come
+        share = -(-(self.waiting + self.leased) // max(len(self._workers), self._actors))  # some are still to come
         count = min(self._slots + max(self._slots, 2 * found.pace), share) - len(found.leases)
         leases: list[Lease] = []
         for name, work in list(self._open.items()):
@@ -164,7 +170,7 @@ class Dispatcher:
             self._tidy(name)
             if found.apart or len(leases) >= count:
                 break
-        self._leased += len(leases)
+        self.leased += len(leases)
         found.leases |= dict.fromkeys((lease.job, lease.index) for lease in leases)
         return leases
 
@@ -177,7 +183,7 @@ class Dispatcher:
         for arrived in reports:
             for index in arrived.indices:
                 del found.leases[arrived.job, index]
-            self._leased -= len(arrived.indices)
+            self.leased -= len(arrived.indices)
             finished.append(self._book(arrived))
         return finished
 
@@ -188,7 +194,7 @@ class Dispatcher:
         """
         lost = self._workers.pop(worker)
         self._draining.discard(worker)
-        self._leased -= len(lost.leases)
+        self.leased -= len(lost.leases)
         by_job: dict[str, list[int]] = {}
         for name, index in lost.leases:
             by_job.setdefault(name, []).append(index)

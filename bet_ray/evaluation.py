@@ -21,10 +21,10 @@ from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
 from bet.rollout import End
 from bet.tasks import SimulatedTask
-from bet.wording import counted
+from bet.wording import counted, duration
 from bet_ray.inference import Inference
 from bet_ray.ledger import Ledger
-from bet_ray.manifest import EVALUATIONS, RunError, amend_manifest, read_manifest
+from bet_ray.manifest import EVALUATIONS, UNDER_WAY, RunError, amend_manifest, read_manifest
 from bet_ray.pool import PATIENCE, Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import END, episodes_schema, unique_rows
@@ -223,6 +223,11 @@ def evaluate_all(
     if progress:
         progress(before, total, before)
     if before < total:
+        for key, one in distinct.items():
+            if one.ledger is not None and missing[key]:
+                _announce(one, episodes, len(missing[key]))
+        asked = {"runs": list(map(str, ledgers)), "episodes": total - before, "policies": len(distinct)}
+        log.info("%s to run, of %s", counted(total - before, "episode"), counted(total, "episode"), extra=asked)
         pool = lazy.start()
         jobs = {pool.submit(one.job, missing[key]): key for key, one in distinct.items()}
         with ExitStack() as stack:  # also after Ctrl-C what finished is published
@@ -245,6 +250,9 @@ def evaluate_all(
             with suppress(OSError):  # where nothing can be written, parts are as good to read
                 ledger.publish()  # what a killed process left
     seconds = time.monotonic() - ready
+    if ran:
+        told = {"runs": list(map(str, ledgers)), "episodes": ran, "seconds": round(seconds, 3)}
+        log.info("%s run in %s", counted(ran, "episode"), duration(seconds), extra=told)
     for key, one in distinct.items():
         if one.ledger is not None and missing[key]:
             _note(one, episodes, len(missing[key]), lazy.shape, ran / seconds, usage)
@@ -277,11 +285,35 @@ def _ledgers(evaluations: Sequence[Evaluation]) -> dict[Path, Ledger]:
     return ledgers
 
 
+def _announce(one: Evaluation, episodes: int, missing: int) -> None:
+    """Leave in the manifest that an evaluation has begun, for whoever looks on; once it has ended, `_note` follows."""
+    assert one.ledger is not None
+    entry = one.job.source.key | {"began": _now(), "episodes": episodes, "missing": missing}
+
+    def begin(manifest: dict[str, Any]) -> None:
+        manifest[UNDER_WAY] = [*_others(manifest, one), entry]
+
+    try:
+        amend_manifest(one.ledger.run, one.task.name, begin)
+    except (OSError, RunError) as error:
+        log.warning("%s: the manifest does not tell of this evaluation: %s", one.ledger.run, error)
+
+
+def _others(manifest: Mapping[str, Any], one: Evaluation) -> list[dict[str, Any]]:
+    """What else is under way in a run."""
+    key = one.job.source.key
+    return [entry for entry in manifest.get(UNDER_WAY, ()) if {name: entry.get(name) for name in key} != key]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second: float, usage: Usage) -> None:
     """Leave in the manifest how an evaluation went; its rows say what it found."""
     assert one.ledger is not None
     entry = one.job.source.key | {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "when": _now(),
         "episodes": episodes,
         "ran": ran,
         "actors": shape.actors,
@@ -292,10 +324,15 @@ def _note(one: Evaluation, episodes: int, ran: int, shape: PoolShape, per_second
         "overhead": usage.overhead,
         "usage": asdict(usage),
     }
+
+    def end(manifest: dict[str, Any]) -> None:
+        manifest.setdefault(EVALUATIONS, []).append(entry)
+        manifest[UNDER_WAY] = _others(manifest, one)
+        if not manifest[UNDER_WAY]:
+            del manifest[UNDER_WAY]
+
     try:
-        amend_manifest(
-            one.ledger.run, one.task.name, lambda manifest: manifest.setdefault(EVALUATIONS, []).append(entry)
-        )
+        amend_manifest(one.ledger.run, one.task.name, end)
     except (OSError, RunError) as error:  # the rows are safe, and say what was found
         log.warning("%s: the manifest does not tell of this evaluation: %s", one.ledger.run, error)
 

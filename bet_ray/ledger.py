@@ -44,8 +44,8 @@ PLACE = "_place"  # of a row among those of the parts; -1 for one that is publis
 class Table:
     """A table of a run directory: one folder of published files, and in it one of parts."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, key: Sequence[str]) -> None:
-        self.folder, self.schema, self.key = folder, schema, key
+    def __init__(self, folder: Path, schema: pa.Schema, key: Sequence[str], *, watched: bool = False) -> None:
+        self.folder, self.schema, self.key, self._watched = folder, schema, key, watched
 
     def append(self, rows: pa.Table) -> Path:
         """Rows that are safe when this returns, in a new part.
@@ -59,14 +59,16 @@ class Table:
     def read(self, where: pc.Expression | None = None) -> pa.Table:
         """Every row once, in key order; `where` is over the columns of its key.
 
-        A torn file is set aside with a warning. Raises `RunError` for a sound one of another kind.
+        A torn file is set aside with a warning, or passed over where the table is only watched. Raises `RunError` for a
+        sound one of another kind.
         """
         tables = {}
         listed: set[Path] | None = None
         # Others publish meanwhile: rows move from file to file, and one listing may miss both. Two equal ones did not.
         while (files := {*self._parts(), *self._published()}) != listed:
             listed = files
-            tables |= {file: _read(file, self.schema, where) for file in sorted(files - tables.keys())}
+            fresh = sorted(files - tables.keys())
+            tables |= {file: _read(file, self.schema, where, mend=not self._watched) for file in fresh}
         return unique_rows(pa.concat_tables([self.schema.empty_table(), *filter(None, tables.values())]), self.key)
 
     def publish(self) -> None:
@@ -111,13 +113,16 @@ class Table:
 
 
 class Ledger:
-    """The tables of one run directory: episodes, how they were run, and where asked for their steps."""
+    """The tables of one run directory: episodes, how they were run, and where asked for their steps.
 
-    def __init__(self, run: Path, task: SimulatedTask) -> None:
+    One that is only `watched` is never written, not even to set a torn file aside.
+    """
+
+    def __init__(self, run: Path, task: SimulatedTask, *, watched: bool = False) -> None:
         self.run, self.task = run, task
-        self.episodes = Table(run / "episodes", episodes_schema(task), KEY)
-        self.execution = Table(run / "execution", EXECUTION, KEY)
-        self.trajectories = Table(run / "trajectories", trajectories_schema(task), STEP_KEY)
+        self.episodes = Table(run / "episodes", episodes_schema(task), KEY, watched=watched)
+        self.execution = Table(run / "execution", EXECUTION, KEY, watched=watched)
+        self.trajectories = Table(run / "trajectories", trajectories_schema(task), STEP_KEY, watched=watched)
 
     def append(self, episodes: pa.Table, execution: pa.Table, trajectories: pa.Table | None = None) -> None:
         """Record finished episodes; they are safe when this returns. An exception leaves nothing of them behind."""
@@ -175,10 +180,12 @@ class Ledger:
             log.info("%s: another process is publishing", self.run)
 
 
-def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None, *, whole: bool = True) -> pa.Table | None:
+def _read(
+    file: Path, schema: pa.Schema, where: pc.Expression | None = None, *, whole: bool = True, mend: bool = True
+) -> pa.Table | None:
     """The columns of a file that a schema names, all there are if `whole`.
 
-    None for a file that has gone, and for a torn one, which is set aside.
+    None for a file that has gone, and for a torn one, which is set aside to `mend` the table.
 
     Raises `RunError` for a sound file of another kind, and `OSError` when the machine is at fault and not the file.
     """
@@ -198,6 +205,8 @@ def _read(file: Path, schema: pa.Schema, where: pc.Expression | None = None, *, 
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # too many open files, a failing disk: the file may be sound
+        if not mend:
+            return None
         with suppress(FileNotFoundError):
             file.rename(file.with_suffix(".corrupt"))
         warnings.warn(

@@ -18,7 +18,9 @@ MANIFEST = "manifest.json"
 SWEEP_YAML = "sweep.yaml"  # the sweep as it was resolved: what repeats it
 WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
 EVALUATIONS, CERTIFICATE = "evaluations", "certificate"  # keys that are added after a run began
+UNDER_WAY = "under_way"  # the same: evaluations that have begun; one that stays was interrupted, or killed
 LOCK, SWEEP_LOCK = ".lock", ".sweep.lock"
+GIT_REVISION = "BET_GIT_REVISION"  # environment variable: of the checkout that a job's copy was made of
 TURN_SECONDS = 60.0  # to wait for another process
 _PACKAGES = ("bet-ray", "ray", "torch", "optuna", "scikit-learn", "numpy", "gymnasium", "mujoco", "pymunk")
 
@@ -48,7 +50,7 @@ def _write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> No
         **what,
         "versions": package_versions(),
         "python": platform.python_version(),
-        "git": _git_revision(),
+        "git": git_revision(Path(__file__).parent),
         "host": {"system": platform.platform(), "cpus": os.cpu_count()},
     }
     write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
@@ -78,7 +80,7 @@ def _added(run: Path) -> dict[str, Any]:
         manifest = read_manifest(run)
     except RunError:
         return {}
-    return {key: manifest[key] for key in (EVALUATIONS, CERTIFICATE) if key in manifest}
+    return {key: manifest[key] for key in (EVALUATIONS, UNDER_WAY, CERTIFICATE) if key in manifest}
 
 
 def holds_a_run(run: Path) -> bool:
@@ -108,12 +110,14 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise RunError(f"{path}: not readable: {error}") from error
 
 
-def _git_revision() -> str | None:
-    """The revision of this code, where it runs from a git checkout."""
+def git_revision(folder: Path) -> str | None:
+    """The revision of the code in a folder, where it is a git checkout, or came from one as a job."""
+    if GIT_REVISION in os.environ:
+        return os.environ[GIT_REVISION]
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=5,

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from bet_ray.dispatch import Dispatcher, Finished
+from bet_ray.meter import Meter
 from bet_ray.session import last_line
 from bet_ray.worker import Job, Moment, PoolError, RolloutWorker, Usage, Whereabouts
 
@@ -73,6 +74,7 @@ class Pool:
         if actors < 1 or slots < 1:
             raise ValueError(f"a pool needs at least one actor and one slot, got {actors} and {slots}")
         self._usage = Usage()
+        self._meter = Meter()
         self.ready_at = math.inf
         """When the first worker had started, by `time.monotonic`."""
         self._patience = patience
@@ -98,6 +100,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in list(self._workers.values()):
             self._fire(worker)
+        self._meter.tell(0, 0, 0, last=True)
 
     @property
     def idle(self) -> bool:
@@ -145,8 +148,10 @@ class Pool:
             except PoolError as error:
                 self._failure = error
         for done in finished:
+            self._meter.episodes += len(done)
             if not self._dispatcher.active(done.job):
                 self._jobs.pop(done.job, None)
+        self._meter.tell(self._dispatcher.waiting, self._dispatcher.leased, self._dispatcher.workers)
         if self._failure is not None and not finished:
             raise self._failure
         return finished
@@ -179,6 +184,8 @@ class Pool:
             self._call(worker)
             return []
         self._usage += answer.usage
+        self._meter.busy += answer.usage.busy
+        self._meter.slots += answer.usage.slots
         finished = self._dispatcher.accept(worker.number, answer.reports)
         self._call(worker)
         return finished
@@ -241,11 +248,16 @@ class Pool:
             elif not self._workers:  # else the others do the work
                 raise PoolError(f"{self._failed_starts} rollout workers in a row could not start: {reason}")
             return []
-        log.warning("a rollout worker was lost (%s); its episodes run again", reason)
+        where = {"node": worker.here.node, "pid": worker.here.pid, "hung": hung}
+        log.warning("a rollout worker was lost (%s); its episodes run again", reason, extra=where)
         self._hire()
         if not self.whereabouts:
             self._alone_since = time.monotonic()
-        return self._dispatcher.lose(worker.number, hung=hung, began=hung or not worker.rested)
+        leased = self._dispatcher.leased
+        finished = self._dispatcher.lose(worker.number, hung=hung, began=hung or not worker.rested)
+        self._meter.lost += 1
+        self._meter.again += max(leased - self._dispatcher.leased - sum(map(len, finished)), 0)
+        return finished
 
     def _fire(self, worker: _Worker) -> None:
         del self._workers[worker.number]

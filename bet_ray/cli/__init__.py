@@ -13,14 +13,18 @@ from bet_ray.cli import (
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     importing,
+    logs,
     metrics,
     plan,
     replay,
     report,
     reproduce,
     settings,
+    status,
+    submit,
     sweep,
     train,
     verify,
@@ -51,8 +55,12 @@ app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("import", epilog=importing.EXAMPLES)(importing.import_)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("settings", epilog=settings.EXAMPLES)(settings.settings)
+app.command("status", epilog=status.EXAMPLES)(status.status)
+app.command("submit", epilog=submit.EXAMPLES, context_settings=submit.AS_TYPED)(submit.submit)
 app.add_typer(data.app, name="data")
+app.add_typer(submit.app, name="jobs")
 
 
 def main() -> None:
@@ -61,14 +69,12 @@ def main() -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for package in ("bet", "bet_ray") if debug else ():
-        logging.getLogger(package).setLevel(logging.DEBUG)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into arrays here, and looks for no screen
     if os.getcwd() not in sys.path:  # so that `my_pkg:MyEnv-v0` finds my_pkg.py here; Ray tells its workers
         sys.path.append(os.getcwd())
     warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
     try:
+        logs.set_up(debug=debug)
         app(args=arguments, prog_name="bet-ray")
     except (UsageError, FailedRunError, OSError) as error:
         if debug:

@@ -21,7 +21,7 @@ from bet_ray.evaluation import (
     run_of,
 )
 from bet_ray.ledger import Ledger
-from bet_ray.manifest import EVALUATIONS, read_manifest
+from bet_ray.manifest import EVALUATIONS, UNDER_WAY, read_manifest
 from bet_ray.replay import Match, compare, replay
 from bet_ray.results import EpisodeSource, episodes_schema, write_table
 from bet_ray.saved import saved_trajectories
@@ -119,7 +119,9 @@ def test_many_policies_share_one_pool_and_equal_ones_their_rows(trained: Path, t
     assert all(more.slice(0, 30).equals(few) for more, few in zip(again.tables, found.tables, strict=True))
     for path, table in zip(paths, found.tables, strict=True):
         assert table.equals(evaluate(path, episodes=30, actors=1, slots=16))
-    noted = read_manifest(tmp_path / "run")[EVALUATIONS]
+    manifest = read_manifest(tmp_path / "run")
+    noted = manifest[EVALUATIONS]
+    assert UNDER_WAY not in manifest  # all have ended
     assert [entry["ran"] for entry in noted] == [30, 30, 10, 10]
     assert all(0.5 < entry["utilisation"] <= 1 and entry["episodes_per_second"] > 0 for entry in noted)
     assert found.usage.busy == sum(sum(table.column("length").to_pylist()) for table in found.tables[:2])

@@ -28,6 +28,7 @@ from bet.training import fit_actions
 from bet_ray.manifest import SWEEP_LOCK, RunError
 from bet_ray.report import write_report
 from bet_ray.results import KEY
+from bet_ray.status import status
 from bet_ray.study import STUDY_DB
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import trial_id
@@ -68,6 +69,17 @@ def test_every_setting_is_trained_and_judged_at_every_rung(swept: Path) -> None:
     assert all([rung.epoch for rung in trial.rungs] == [1, 2] for trial in trials)
     values = [rung.objective for trial in trials if (rung := trial.best(sweep_of().objective))]
     assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_has_the_status_of_one(swept: Path) -> None:
+    found = status(swept)
+    assert found.finished
+    assert found.search is not None
+    assert dict(found.search.counts) == {Status.DONE: 4}
+    assert found.search.best is not None
+    assert found.search.best.trial == read_trials(swept, sweep_of().objective)[0].trial
+    assert not found.trainings
 
 
 @pytest.mark.slow

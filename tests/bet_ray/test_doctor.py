@@ -1,0 +1,74 @@
+"""The doctor finds what is broken, by doing it, and says what mends it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bet_ray.doctor import Health, checks, examine, healthy
+from tests.bet_ray.commands import Command
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_on_a_healthy_machine_nothing_fails_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    found = {finding.what: finding for check in checks(tmp_path / "runs") for finding in examine(check)}
+    assert healthy(list(found.values())), found
+    for what in ("python", "packages", "torch", "simulator pusht", "simulator blockpush", "Ray actor", "Ray auth"):
+        assert found[what].health is Health.OK
+        assert not found[what].fix
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_on_a_broken_machine_each_fault_has_a_line_and_a_fix(tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    (shadow / "mujoco").mkdir(parents=True)
+    (shadow / "mujoco" / "__init__.py").write_text("raise ImportError('libmujoco.so: cannot open shared object file')")
+    (shadow / "optuna-1.0.dist-info").mkdir()
+    (shadow / "optuna-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: optuna\nVersion: 1.0\n")
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    environment = os.environ | {
+        "PYTHONPATH": f"{shadow}{os.pathsep}{REPOSITORY}",
+        "BET_DATA_DIR": str(tmp_path / "nowhere"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "bet_ray", "doctor", "--quick", "--runs", str(tmp_path / "runs")],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1, done
+    failed = re.findall(r"^ (\S.*?)\s+fail ", done.stdout, re.MULTILINE)
+    assert {"package optuna", "demonstrations", "run directories"} <= set(failed)
+    assert "libmujoco.so: cannot open shared object file" in done.stdout
+    assert "1.0, >=4.5 is needed" in done.stdout
+    assert "package optuna: pip install 'optuna>=4.5'" in done.stdout
+    assert "demonstrations: export BET_DATA_DIR=FOLDER" in done.stdout
+    assert f"{len(failed)} checks failed" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_directory_that_cannot_be_written_fails_and_one_that_can_is_left_as_it_was(tmp_path: Path) -> None:
+    (disk,) = (check for check in checks(tmp_path / "runs") if check.what == "run directories")
+    assert examine(disk)[0].health is not Health.FAIL
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    (disk,) = (check for check in checks(tmp_path / "runs") if check.what == "run directories")
+    (finding,) = examine(disk)
+    assert finding.health is Health.FAIL
+    assert "writable" in finding.fix
+
+
+def test_a_log_of_an_unknown_style_is_a_usage_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BET_LOG", "xml")
+    done = command("settings")
+    assert (done.code, done.err) == (2, "error: BET_LOG: expected text or json, got 'xml'\n")

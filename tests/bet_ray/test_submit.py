@@ -1,0 +1,231 @@
+"""Commands run as jobs of a cluster: what is shipped, where results go, what comes back."""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import requests
+
+from bet.errors import UsageError
+from bet_ray.manifest import read_manifest
+from bet_ray.submit import MOST_BYTES, Tree, placed
+from tests.bet_ray.commands import Command
+
+REPOSITORY = Path(__file__).parents[2]
+LONG = 10_000_000  # episodes that nobody waits for
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path) for path in Tree.of(folder).sizes}
+
+
+def test_a_job_brings_code_along_and_neither_data_nor_runs_nor_what_git_ignores(tmp_path: Path) -> None:
+    kept = ("mine.py", "bet/data/store.py", "sweeps/a.yaml")
+    left = ("data/a.npy", "runs/a/manifest.json", ".venv/x", ".git/HEAD", ".ruff_cache/x", "__pycache__/a.pyc", "big/x")
+    for name in (*kept, *left):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    (tmp_path / ".gitignore").write_text("big/\n")
+    assert files_of(tmp_path) == {*kept, ".gitignore"}
+
+
+def test_this_checkout_can_be_shipped() -> None:
+    files = files_of(REPOSITORY)
+    assert {"bet_ray/__main__.py", "bet/data/episodes.py", "bet/envs/blockpush.xml"} <= files
+    assert not any(name.startswith((".git/", ".venv/", "runs/")) for name in files)
+
+
+def test_a_tree_that_is_too_large_is_refused_and_what_is_large_is_named(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with (tmp_path / "videos" / "a.mp4").open("wb") as file:
+        file.truncate(MOST_BYTES)  # a hole
+    (tmp_path / "mine.py").write_text("1")
+    with pytest.raises(UsageError, match=r"104\.9 MB are more than .* largest are videos \(104\.9 MB\), mine\.py"):
+        Tree.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "on_cluster"),
+    [
+        ("train pusht --out runs/a", "train pusht --out /mnt/b/runs/a"),
+        ("train pusht --out=a", "train pusht --out=/mnt/b/a"),
+        ("train pusht --out /elsewhere/a", "train pusht --out /elsewhere/a"),
+        ("eval runs/a --episodes 9", "eval /mnt/b/runs/a --episodes 9"),
+        ("eval policies/a --out s3://b/a", "eval policies/a --out s3://b/a"),
+        ("report runs/s", "report /mnt/b/runs/s"),
+        ("sweep sweeps/runs.yaml --out runs/s", "sweep sweeps/runs.yaml --out /mnt/b/runs/s"),
+    ],
+)
+def test_relative_run_directories_lie_in_the_storage(command: str, on_cluster: str) -> None:
+    assert placed(command.split(), "/mnt/b/") == on_cluster.split()
+
+
+def test_a_run_that_is_given_no_directory_gets_one_in_the_storage() -> None:
+    words = placed(["sweep", "sweeps/x.yaml", "--trials", "20"], "/mnt/b")
+    assert words[:-1] == ["sweep", "sweeps/x.yaml", "--trials", "20", "--out"]
+    assert re.fullmatch(r"/mnt/b/runs/x-\d{8}-\d{6}", words[-1])
+
+
+@pytest.mark.parametrize("command", ["train pusht", "train pusht --out runs/a", "eval runs/a", "eval policies/a"])
+def test_without_a_storage_results_that_would_go_with_the_job_are_refused(command: str) -> None:
+    with pytest.raises(UsageError, match="would go with the job's copy"):
+        placed(command.split(), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sweep", "x.yaml", "--trails", "3"), "No such option: --trails"),
+        (("swep", "x.yaml"), "No such command 'swep'"),
+        (("jobs", "list"), "jobs: runs here, not on a cluster"),
+        (("train", "pusht"), "would go with the job's copy"),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused_before_anything_is_sent(
+    command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    done = command("submit", "--address", "http://127.0.0.1:9", "--", *arguments)
+    assert (done.code, message in done.err) == (2, True), done.err
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node on loopback, that asks for a token."""
+
+    address: str
+    metrics: str
+    environment: dict[str, str]
+
+    def command(self, *arguments: str | Path, token: bool = True) -> subprocess.CompletedProcess[str]:
+        """`bet-ray ...` at another terminal."""
+        environment = self.environment if token else self.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        return subprocess.run(
+            [sys.executable, "-m", "bet_ray", *map(str, arguments)],
+            env=environment | {"RAY_API_SERVER_ADDRESS": self.address},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+
+def wait_for(what: Callable[[], object], seconds: float = 240.0) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it does not come"
+        time.sleep(1.0)
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: Ray makes sockets in it
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "metrics-export-port", "ray-client-server-port")
+    ports = {name: free_port() for name in names}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback alone
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "1000",
+    }
+    start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
+    start += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    start += [f"--{name}={port}" for name, port in ports.items()]
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    metrics = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def answers() -> bool:
+        if not processes or processes[-1].poll() is not None:  # Ray gives up after 30 s, which a busy machine may take
+            assert len(processes) < 3, (folder / "head.log").read_text()
+            with (folder / "head.log").open("ab") as log:
+                command = [sys.executable, *start]
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            processes.append(process)
+        if b"Ray runtime started" not in (folder / "head.log").read_bytes():
+            return False
+        try:
+            return requests.get(metrics, timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_for(answers)
+        yield Head(address, metrics, environment)
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, trained: Path, tmp_path: Path) -> None:
+    refused = head.command("jobs", "list", token=False)
+    assert refused.returncode == 2
+    assert "refused us" in refused.stderr
+
+    # One that fails: its line and its exit code come back.
+    failed = head.command("submit", "--wait", "--", "eval", "/nowhere")
+    assert failed.returncode == 2, failed
+    assert "error: /nowhere: no such run or policy directory" in failed.stdout
+
+    # One that nobody waits for, into a relative directory; what runs is looked at from here, and stopped.
+    run = tmp_path / "runs" / "e"
+    begun = head.command(
+        *("submit", "--storage", tmp_path, "--env", "BET_LOG=json", "--"),
+        *("eval", trained, "--episodes", str(LONG), "--out", "runs/e"),
+    )
+    assert begun.returncode == 0, begun
+    (job,) = re.findall(r"job (\S+): bet-ray eval", begun.stdout)
+    wait_for(lambda: list((run / "episodes" / "_parts").glob("*.parquet")))
+    wait_for(lambda: re.search(r"ray_bet_episodes_total\{.*\} [1-9]", requests.get(head.metrics, timeout=5).text))
+    told = requests.get(head.metrics, timeout=5).text
+    for name in ("episodes_waiting", "episodes_leased", "episodes_per_second", "slots_busy", "workers"):
+        assert f"ray_bet_{name}{{" in told
+    looked = head.command("status", run)
+    assert "under way" in looked.stdout, looked
+    assert f"of {LONG:,}" in looked.stdout
+    listed = head.command("jobs", "list")
+    assert re.search(rf"{job}\s+running", listed.stdout), listed
+    assert "is stopped" in head.command("jobs", "stop", job).stdout
+    wait_for(lambda: re.search(rf"{job}\s+stopped", head.command("jobs", "list").stdout))
+    logged = head.command("jobs", "logs", job).stdout
+    assert f'"message": "{LONG:,} episodes to run' in logged
+
+    # What it had finished is kept, and its place, and which code it was.
+    assert read_manifest(run)["git"]
+    rows = pq.read_table(run / "episodes").num_rows
+    assert rows > 0
+    after = head.command("status", run)
+    assert f"{rows:,} of {LONG:,}" in after.stdout, after
+
+    # One that is waited for, which joins the cluster and ends well.
+    done = head.command("submit", "--wait", "--", "eval", trained, "--episodes", "20", "--out", run)
+    assert done.returncode == 0, done
+    assert "report episodes 0..19" in done.stdout
+    assert "finished" in head.command("status", run).stdout
