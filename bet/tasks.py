@@ -7,7 +7,7 @@ Any other name is a gymnasium id, and its task is made from what the environment
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -387,14 +387,13 @@ def _pusht() -> SimulatedTask:
 
 
 def _released(name: str, source: str) -> Origin:
-    """Demonstrations of the BeT paper: in `NAME/`, or where the whole release was unpacked."""
-    places = (name, f"bet_data_release/{name}")
-    return Origin(source=source, licence="see osf.io/983qz", places=places, command="download bet-release")
+    """Demonstrations of the BeT paper: in `NAME/`, or where the whole release was unpacked; else those that we make."""
+    places = (name, f"bet_data_release/{name}", f"{name}.parquet")
+    return Origin(source=source, licence="see osf.io/983qz", places=places, command=f"generate {name}")
 
 
 def _blockpush() -> SimulatedTask:
-    released = _released("blockpush", "a scripted demonstrator (BeT, Shafiullah et al. 2022)")
-    origin = replace(released, places=(*released.places, "blockpush.parquet"), command="generate blockpush")
+    origin = _released("blockpush", "a scripted demonstrator (BeT, Shafiullah et al. 2022)")
     routes = dict.fromkeys(BLOCKPUSH_ROUTES, 1 / len(BLOCKPUSH_ROUTES)) | {NO_ROUTE: 0.0}
     return SimulatedTask(
         name="blockpush",
@@ -450,7 +449,7 @@ def _kitchen_env(num_envs: int, observation: str, max_steps: int, *, noise: bool
 
 
 def _kitchen() -> SimulatedTask:
-    origin = _released("kitchen", "people (Relay Policy Learning, Gupta et al. 2019)")
+    origin = _released("kitchen", "people (Relay Policy Learning, Gupta et al. 2019), or a scripted demonstrator")
     protocol = Protocol(
         name="kitchen-v1",
         task="kitchen",

@@ -8,29 +8,32 @@ from ray.exceptions import RayError
 
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError
-from bet.oracles.blockpush import SLOTS, demonstrations
+from bet.oracles.simulated import MAKERS
 from bet_ray.session import last_line, session
 
-PART = SLOTS  # demonstrations that a worker makes at a time: all slots busy, and progress often enough
 
-
-def blockpush_demonstrations(
-    episodes: int, seed: int, workers: int | None = None, progress: Callable[[int], None] = lambda done: None
+def simulated_demonstrations(
+    task: str,
+    episodes: int,
+    seed: int,
+    workers: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Episodes, int]:
-    """So many demonstrations of BlockPush, and how many of them succeed.
+    """So many demonstrations of one of `MAKERS`, and how many of them succeed.
 
     Each depends on its number and `seed` alone. `workers`: how many make them at once, by default one per CPU.
     `progress` is called with how many are done. The part of a worker that dies is made again, as often as Ray does that
     by default; then raises `FailedRunError`.
     """
-    waiting = deque(range(first, min(first + PART, episodes)) for first in range(0, episodes, PART))
+    size = MAKERS[task].part
+    waiting = deque(range(first, min(first + size, episodes)) for first in range(0, episodes, size))
     made: dict[range, tuple[Episodes, int]] = {}
     running: dict[ray.ObjectRef, range] = {}
     with session(workers) as cpus:
         while waiting or running:
             while waiting and len(running) < (workers or cpus):
                 part = waiting.popleft()
-                running[_make.remote(part, seed)] = part
+                running[_make.remote(task, part, seed)] = part
             (ended, *_), _ = ray.wait(list(running))
             part = running.pop(ended)
             try:
@@ -45,5 +48,5 @@ def blockpush_demonstrations(
 
 
 @ray.remote(num_cpus=1)
-def _make(part: range, seed: int) -> tuple[Episodes, int]:
-    return demonstrations(part, seed)
+def _make(task: str, part: range, seed: int) -> tuple[Episodes, int]:
+    return MAKERS[task].demonstrations(part, seed)

@@ -177,13 +177,18 @@ class KitchenVectorEnv(SlotVectorEnv):
 @cache
 def model() -> Any:
     """The kitchen's `MjModel`, one for the process: nobody may change it. Compiling it takes a second."""
+    compiled = _mujoco.MjModel.from_xml_path(str(scene_file()))
+    light_visuals(compiled)
+    return compiled
+
+
+def scene_file() -> Path:
+    """The kitchen as MuJoCo reads it."""
     found = find_spec("gymnasium_robotics")  # not imported: all of its environments would be
     assert found is not None
     assert found.origin is not None
     folder = Path(found.origin).parent / "envs" / "assets" / "kitchen_franka" / "kitchen_assets"
-    compiled = _mujoco.MjModel.from_xml_path(str(folder / "kitchen_env_model.xml"))
-    light_visuals(compiled)
-    return compiled
+    return folder / "kitchen_env_model.xml"
 
 
 @cache

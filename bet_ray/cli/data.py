@@ -153,17 +153,20 @@ def show(
 
 @app.command(epilog="Examples: `bet-ray data generate blockpush --episodes 500` · `bet-ray data generate pointmass2`")
 def generate(
-    task: Annotated[str, typer.Argument(help="blockpush, pointmass1 or pointmass2.")],
+    task: Annotated[str, typer.Argument(help="blockpush, kitchen, pointmass1 or pointmass2.")],
     episodes: Annotated[
         int,
-        typer.Option(min=2, help="Demonstrations to make; published are 1,000 of blockpush, 20,000 of a point mass."),
+        typer.Option(
+            min=2,
+            help="How many; published: 1,000 of blockpush, 566 (by people) of the kitchen, 20,000 of a point mass.",
+        ),
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of first states, orders, routes and noise.")] = 0,
     noise: Annotated[
         float | None, typer.Option(min=0, help="Point masses: standard deviation of the noise on each point. [0.1]")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="blockpush: how many make them at once; the same ones. [one per CPU]")
+        int | None, typer.Option(min=1, help="Simulated ones: how many make them at once; the same ones. [one per CPU]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file. Default: data/TASK.parquet.")] = None,
 ) -> None:
@@ -171,11 +174,12 @@ def generate(
     from bet.config import ConfigError, did_you_mean
     from bet.data.store import save_episodes
     from bet.envs.pointmass import PointMassVersion
+    from bet.oracles.simulated import MAKERS
 
-    known = ["blockpush", *PointMassVersion]
+    known = [*MAKERS, *PointMassVersion]
     if task not in known:
         raise ConfigError(f"no demonstrator for {task!r}{did_you_mean(task, known)}")
-    other, given = ("--noise", noise) if task == "blockpush" else ("--workers", workers)
+    other, given = ("--noise", noise) if task in MAKERS else ("--workers", workers)
     if given is not None:
         raise ConfigError(f"{other} does not go with {task}")
     path = out or Path("data") / f"{task}.parquet"
@@ -187,10 +191,10 @@ def generate(
         def show(done: int) -> None:
             bar.update(line, completed=done)
 
-        if task == "blockpush":
-            from bet_ray.generation import blockpush_demonstrations
+        if task in MAKERS:
+            from bet_ray.generation import simulated_demonstrations
 
-            made, succeeded = blockpush_demonstrations(episodes, seed, workers, show)
+            made, succeeded = simulated_demonstrations(task, episodes, seed, workers, show)
         else:
             from bet.oracles.pointmass import demonstrations
 
