@@ -239,6 +239,8 @@ def _hugging_face(repository: str, revision: str, digests: Mapping[str, str | No
 
 _PUSHT_MIT = "MIT, Columbia Artificial Intelligence and Robotics Lab"
 
+_BET_RELEASE = Remote("https://osf.io/download/4g53p/", "bet_data_release.tar.gz")
+
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         found.name: found
@@ -315,12 +317,22 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
                 # Homepage: notmahi/bet, README.md ("Getting the training datasets"); the file and its folders:
                 # skandermoalla/bet-reproduction, README.md ("Datasets") and configs/env/. No digest is published.
                 # Point mass is not in it: there, too, those demonstrations are generated.
-                files=(Remote("https://osf.io/download/4g53p/", "bet_data_release.tar.gz"),),
+                files=(_BET_RELEASE,),
                 unpack=Unpack(
                     inside="bet_data_release",
                     keep=("bet_data_release/blockpush", "bet_data_release/kitchen"),
                     limit=8 << 30,
                 ),
+            ),
+            Source(
+                name="kitchen",
+                summary="of the same archive the Franka kitchen alone: people's demonstrations (Relay Policy Learning)",
+                licence="MIT for the code; see the homepage for the data",
+                homepage="https://osf.io/983qz/",
+                tasks={"kitchen": ""},
+                target="kitchen",
+                files=(_BET_RELEASE,),
+                unpack=Unpack(inside="bet_data_release/kitchen", keep=("bet_data_release/kitchen",), limit=8 << 30),
             ),
         )
     }

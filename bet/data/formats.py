@@ -6,6 +6,7 @@ from pathlib import Path
 from bet.config import did_you_mean
 from bet.data.bet_release import BetRelease, load_release, save_release
 from bet.data.episodes import DataError, Episodes
+from bet.data.kitchen_hdf5 import MINARI_FILES, hdf5_file, is_minari, load_d4rl, load_minari
 from bet.data.lerobot import INFO, LeRobotVersion, load_lerobot, version_of
 from bet.data.lerobot_writer import save_lerobot
 from bet.data.pusht import in_layout
@@ -24,11 +25,14 @@ class DataFormat(StrEnum):
     LEROBOT_V30 = "lerobot-v3.0"
     BLOCKPUSH = "bet-blockpush"  # the releases of the BeT paper
     KITCHEN = "bet-kitchen"
+    D4RL = "d4rl-kitchen"  # read only, as Minari's
+    MINARI = "minari-kitchen"
     STUDY_ROLLOUTS = "study-rollouts"  # saved by the reproduction study's evaluation
 
 
 _VERSIONS = {DataFormat.LEROBOT_V21: LeRobotVersion.V21, DataFormat.LEROBOT_V30: LeRobotVersion.V30}
 _RELEASES = {DataFormat.BLOCKPUSH: BetRelease.BLOCKPUSH, DataFormat.KITCHEN: BetRelease.KITCHEN}
+READ_ONLY = (DataFormat.D4RL, DataFormat.MINARI)
 _PARQUET_MAGIC = b"PAR1"
 _PICKLED = "obses_0.pth"  # by the study's serial evaluation
 
@@ -40,11 +44,14 @@ def detect(path: Path) -> DataFormat:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    hdf5 = hdf5_file(path)
+    if hdf5:
+        return DataFormat.MINARI if is_minari(hdf5) else DataFormat.D4RL
     if path.is_file():
         with path.open("rb") as file:
             if path.suffix == ".parquet" or file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
                 return DataFormat.PARQUET
-        raise DataError(f"{path}: not a parquet file; of the other formats, give the folder")
+        raise DataError(f"{path}: not a parquet or HDF5 file; of the other formats, give the folder")
     if path.suffix == ".zarr" or (path / ".zgroup").exists():
         return DataFormat.PUSHT_ZARR
     if (path / INFO).exists():
@@ -61,7 +68,7 @@ def detect(path: Path) -> DataFormat:
         )
     raise DataError(
         f"{path}: no demonstrations (looked for .zgroup, {INFO}, "
-        f"{', '.join(release.value.observations for release in BetRelease)}, {OBSERVATIONS})"
+        f"{', '.join(release.value.observations for release in BetRelease)}, {MINARI_FILES[0]}, {OBSERVATIONS})"
     )
 
 
@@ -82,6 +89,10 @@ def load(path: Path, observation: str | None = None) -> Episodes:
             episodes = load_lerobot(path)
         case DataFormat.BLOCKPUSH | DataFormat.KITCHEN:
             episodes = load_release(path, _RELEASES[found])
+        case DataFormat.D4RL | DataFormat.MINARI:
+            file = hdf5_file(path)
+            assert file
+            episodes = (load_minari if found is DataFormat.MINARI else load_d4rl)(file, str(path))
         case DataFormat.STUDY_ROLLOUTS:
             episodes = load_rollouts(path)
     if observation is None:
@@ -105,6 +116,8 @@ def save(episodes: Episodes, path: Path, to: DataFormat) -> None:
             save_lerobot(episodes, path, _VERSIONS[to])
         case DataFormat.BLOCKPUSH | DataFormat.KITCHEN:
             save_release(episodes, path, _RELEASES[to])
+        case DataFormat.D4RL | DataFormat.MINARI:
+            raise DataError(f"{path}: {to.value} is only read; write {DataFormat.KITCHEN.value}")
         case DataFormat.STUDY_ROLLOUTS:
             save_rollouts(episodes, path)
 

@@ -370,6 +370,20 @@ def test_the_release_of_bet_is_unpacked_without_its_carla_data(tmp_path: Path) -
     assert load(done.path / "blockpush").lengths.tolist() == [5, 5, 5, 5]
 
 
+def test_of_the_release_the_kitchen_alone_may_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {f"bet_data_release/{name}.npy": npy(array) for name, array in BET.items()}
+    files = {urlsplit(SOURCES["kitchen"].files[0].url).path: File(tarball(members))}
+    with serving_paths(files) as server:
+        download(moved(SOURCES["kitchen"], server), tmp_path)
+    assert sorted(file.name for file in (tmp_path / "kitchen").iterdir()) == [
+        "actions_seq.npy",
+        "existence_mask.npy",
+        "observations_seq.npy",
+    ]
+    monkeypatch.setenv(tasks.DATA_DIR, str(tmp_path))
+    assert len(tasks.get("kitchen").load(make_config("kitchen").data)) == 3
+
+
 @pytest.mark.parametrize("array", [np.zeros((4, 6)), np.array([object()]), None])
 def test_a_release_of_bet_whose_arrays_do_not_fit_is_refused(tmp_path: Path, array: np.ndarray | None) -> None:
     members = {f"bet_data_release/{name}.npy": npy(content) for name, content in BET.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bet.data.episodes import DataError, Episodes
-from bet.data.formats import DataFormat, detect, load, save
+from bet.data.formats import READ_ONLY, DataFormat, detect, load, save
 from bet.envs.pointmass import PointMassVersion
 from bet.layouts import PushTLayout, pusht_observations
 from bet.oracles.pointmass import demonstrations
@@ -25,7 +25,7 @@ SAMPLES: dict[DataFormat, Callable[[], Episodes]] = {
     DataFormat.KITCHEN: lambda: some("kitchen", 60, 9),
     DataFormat.STUDY_ROLLOUTS: lambda: demonstrations(PointMassVersion.TWO, 5, seed=0),
 }
-every_format = pytest.mark.parametrize("kind", DataFormat)
+every_format = pytest.mark.parametrize("kind", SAMPLES)
 
 
 @every_format
@@ -61,6 +61,14 @@ def test_a_format_is_known_by_any_file_that_is_left(kind: DataFormat, tmp_path: 
         load(tmp_path / "a")
 
 
+def test_every_format_is_written_or_said_to_be_read_only(tmp_path: Path) -> None:
+    assert set(DataFormat) - set(SAMPLES) == set(READ_ONLY)
+    for kind in READ_ONLY:
+        with pytest.raises(DataError, match=f"{kind.value} is only read; write bet-kitchen"):
+            save(some("kitchen", 60, 9), tmp_path / "a", kind)
+    assert not (tmp_path / "a").exists()
+
+
 def complaint(path: Path, observation: str | None = None) -> str:
     with pytest.raises(DataError) as error:
         load(path, observation)
@@ -82,9 +90,10 @@ def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path: Path) -> 
         "multimodal_push_observations.npy",
         "observations_seq.npy",
         "obs_trajs.npy",
+        "data/main_data.hdf5",
     ):
         assert name in text
-    assert "not a parquet file; of the other formats, give the folder" in complaint(tmp_path / "notes.txt")
+    assert "not a parquet or HDF5 file; of the other formats, give the folder" in complaint(tmp_path / "notes.txt")
 
 
 def test_a_parquet_file_needs_no_suffix(tmp_path: Path) -> None:
