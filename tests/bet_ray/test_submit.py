@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -177,8 +178,12 @@ def head() -> Iterator[Head]:
         yield Head(address, metrics, environment)
     finally:
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                begun = psutil.Process(process.pid).children(recursive=True)
+                os.killpg(process.pid, signal.SIGKILL)  # `ray start --block` heeds no SIGTERM while a child lives
+                for one in begun:
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()  # of a group of its own, as a job's
             process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
