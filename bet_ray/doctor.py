@@ -31,6 +31,7 @@ DISK_FULL, DISK_LOW = 1.0, 10.0  # GB free, of a run directory's disk
 MEMORY_LOW = 2.0  # GB free; Ray kills workers where less than a twentieth is
 CLOCKS_APART = 2.0  # seconds between a file system's clock and ours, beyond which times of files mislead
 GL_SECONDS = 60.0
+REINSTALL = "install again: pip install -c constraints.txt -e ."
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 _GL = """
 import mujoco
@@ -84,12 +85,11 @@ class Check:
 
 def checks(runs: Path, *, with_ray: bool = True) -> list[Check]:
     """All of them, the quick ones first; `runs` is where run directories are to be made."""
-    reinstall = "install again: pip install -c constraints.txt -e ."
     found = [
-        Check("python", _python, reinstall),
-        Check("packages", _packages, reinstall),
+        Check("python", _python, REINSTALL),
+        Check("packages", _packages, REINSTALL),
         Check("torch", _torch, "pip install torch, and see pytorch.org for your GPU"),
-        Check("simulators", _simulators, reinstall),
+        Check("simulators", _simulators, REINSTALL),
         Check("pictures", _pictures, "pip install pillow"),
         Check("MuJoCo GL", _gl, "install EGL or OSMesa (apt: libegl1, libosmesa6), or set MUJOCO_GL"),
         Check("demonstrations", _demonstrations, "bet-ray data download, bet-ray data generate"),
@@ -107,7 +107,8 @@ def examine(check: Check) -> list[Finding]:
         found.extend(check.run())
     except Exception as error:  # broken installations raise anything
         reason = str(error).strip().splitlines()
-        found.append(fail(check.what, f"{type(error).__name__}: {reason[0] if reason else ''}", check.fix))
+        fix = REINSTALL if isinstance(error, ImportError) else check.fix
+        found.append(fail(check.what, f"{type(error).__name__}: {reason[0] if reason else ''}", fix))
     return found
 
 

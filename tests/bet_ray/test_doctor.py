@@ -33,10 +33,7 @@ def test_on_a_broken_machine_each_fault_has_a_line_and_a_fix(tmp_path: Path) -> 
     (shadow / "optuna-1.0.dist-info").mkdir()
     (shadow / "optuna-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: optuna\nVersion: 1.0\n")
     (tmp_path / "runs").write_text("a file where a folder should be")
-    environment = os.environ | {
-        "PYTHONPATH": f"{shadow}{os.pathsep}{REPOSITORY}",
-        "BET_DATA_DIR": str(tmp_path / "nowhere"),
-    }
+    environment = os.environ | {"PYTHONPATH": f"{shadow}{os.pathsep}{REPOSITORY}"}
     done = subprocess.run(
         [sys.executable, "-m", "bet_ray", "doctor", "--quick", "--runs", str(tmp_path / "runs")],
         env=environment,
@@ -48,11 +45,11 @@ def test_on_a_broken_machine_each_fault_has_a_line_and_a_fix(tmp_path: Path) -> 
     )
     assert done.returncode == 1, done
     failed = re.findall(r"^ (\S.*?)\s+fail ", done.stdout, re.MULTILINE)
-    assert {"package optuna", "demonstrations", "run directories"} <= set(failed)
+    assert {"package optuna", "simulators", "run directories"} <= set(failed)
+    assert "simulators: install again" in done.stdout
     assert "libmujoco.so: cannot open shared object file" in done.stdout
     assert "1.0, >=4.5 is needed" in done.stdout
     assert "package optuna: pip install 'optuna>=4.5'" in done.stdout
-    assert "demonstrations: export BET_DATA_DIR=FOLDER" in done.stdout
     assert f"{len(failed)} checks failed" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -66,6 +63,19 @@ def test_a_run_directory_that_cannot_be_written_fails_and_one_that_can_is_left_a
     (finding,) = examine(disk)
     assert finding.health is Health.FAIL
     assert "writable" in finding.fix
+
+
+def test_a_data_folder_that_is_none_fails_and_demonstrations_that_are_absent_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (there,) = (check for check in checks(tmp_path) if check.what == "demonstrations")
+    monkeypatch.setenv("BET_DATA_DIR", str(tmp_path))
+    absent = {finding.what: finding for finding in examine(there)}["demonstrations of blockpush"]
+    assert absent.health is Health.WARN
+    assert absent.fix.startswith("bet-ray data ")
+    monkeypatch.setenv("BET_DATA_DIR", str(tmp_path / "nowhere"))
+    (finding,) = examine(there)
+    assert (finding.health, finding.fix) == (Health.FAIL, "export BET_DATA_DIR=FOLDER")
 
 
 def test_a_log_of_an_unknown_style_is_a_usage_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

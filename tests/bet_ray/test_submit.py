@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -177,8 +178,12 @@ def head() -> Iterator[Head]:
         yield Head(address, metrics, environment)
     finally:
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                begun = psutil.Process(process.pid).children(recursive=True)
+                os.killpg(process.pid, signal.SIGKILL)  # `ray start --block` heeds no SIGTERM while a child lives
+                for one in begun:
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()  # of a group of its own, as a job's
             process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -223,9 +228,12 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
     assert rows > 0
     after = head.command("status", run)
     assert f"{rows:,} of {LONG:,}" in after.stdout, after
+    assert ": finished" not in after.stdout
 
     # One that is waited for, which joins the cluster and ends well.
-    done = head.command("submit", "--wait", "--", "eval", trained, "--episodes", "20", "--out", run)
+    done = head.command(
+        "submit", "--storage", tmp_path, "--wait", "--", "eval", trained, "--episodes", "20", "--out", "runs/f"
+    )
     assert done.returncode == 0, done
-    assert "report episodes 0..19" in done.stdout
-    assert "finished" in head.command("status", run).stdout
+    assert "20 episodes run in" in done.stdout
+    assert ": finished" in head.command("status", tmp_path / "runs" / "f").stdout
