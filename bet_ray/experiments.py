@@ -67,7 +67,7 @@ SETUPS: Mapping[str, Setup] = MappingProxyType(
         ),
         "kitchen": Setup(
             566,
-            "bet-ray data download kitchen, or data.path",
+            "bet-ray data download kitchen, bet-ray data generate kitchen, or data.path",
             {"train.lr": 1e-3, "train.schedule": "cosine", "train.warmup_steps": 200, "train.ema": 0.999},
             20,
         ),
