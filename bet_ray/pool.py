@@ -53,8 +53,10 @@ class _Worker:
     rested: bool = False
     """It had nothing to do before the call that it is asked now."""
     call: ray.ObjectRef | None = None
+    called: float = 0.0
+    """When, by `time.monotonic`."""
     silent: float = 0.0
-    """Seconds since the call, as far as this process was there to see them."""
+    """Seconds since then, as far as this process was there to see them."""
 
 
 class Pool:
@@ -216,20 +218,20 @@ class Pool:
         self._await(worker, call)
 
     def _await(self, worker: _Worker, call: ray.ObjectRef) -> None:
-        worker.call, worker.silent = call, 0.0
+        worker.call, worker.called, worker.silent = call, time.monotonic(), 0.0
         self._calls[call] = worker
 
     def _watch(self) -> list[Finished]:
         """Replace workers that hang; tell what is waited for where none starts."""
-        now = time.monotonic()
-        passed = now - self._watched
-        if passed < WATCH_SECONDS:
+        now, before = time.monotonic(), self._watched
+        if now - before < WATCH_SECONDS:
             return []
         self._watched = now
         finished = []
         for worker in list(self._calls.values()):
-            # Longer than usual: this process was stopped itself, or waited for a disk. The answer may be on its way.
-            worker.silent += min(passed, self._patience / 2)
+            # What is longer was not seen: this process was stopped itself, or waited for a disk, and the answer may be
+            # on its way.
+            worker.silent += min(now - max(before, worker.called), WATCH_SECONDS)
             if worker.here and worker.silent > self._patience + self._seconds:
                 finished += self._lost(worker, f"it said nothing for {self._patience:g} seconds", hung=True)
         if self._alone_since is not None and now - self._alone_since > SLOW_START:

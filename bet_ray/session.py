@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import ray
-from ray._private import ray_constants, services, worker
+from ray._private import node, parameter, ray_constants, services, worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _Popen = services.ConsolePopen  # with which Ray starts its processes
+_Params = parameter.RayParams
 
 
 @contextmanager
@@ -35,6 +37,7 @@ def session(cpus: int | None = None) -> Iterator[int]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # A signal to this process's group is for this process: a raylet that ends first takes its driver with it.
         services.ConsolePopen = partial(_Popen, process_group=0)
+        _start_no_idlers()
         # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
         ray.init(
             address="local",
@@ -84,6 +87,17 @@ def available_cpus() -> int:
 def on_cluster() -> bool:
     """Whether a session is one of somebody's cluster, and not private to this machine."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _start_no_idlers() -> None:
+    """Three processes that a private Ray has no use for, and that cost as much to start as all others together.
+
+    One prints the logs of workers (`log_to_driver`), one asks a cloud for more nodes, and one is the dashboard, which
+    without its pages only counts usage.
+    """
+    without: Any = {"include_log_monitor": False, "no_monitor": True}
+    parameter.RayParams = partial(_Params, **without)
+    node.Node.start_api_server = lambda *_, **__: None
 
 
 def _stay_on_loopback() -> None:

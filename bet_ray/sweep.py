@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -417,16 +417,21 @@ class Sweep(Frozen):
                 setting[key] = pick(key, values)
         return setting
 
-    def _grid(self) -> list[dict[str, Any]]:
-        settings: list[dict[str, Any]] = [{}]
-        for key, values in (self.space or {}).items():
-            options = values.steps if isinstance(values, Range) else _options(values)
-            settings = [
-                setting | each
-                for setting in settings
-                for each in ([{key: value} for value in options or ()] if _counts(values, setting) else [{}])
-            ]
-        return settings
+    def _grid(self) -> Iterator[dict[str, Any]]:
+        """One after another, for a search can be over more than anybody counts."""
+        yield from self._extended({}, tuple((self.space or {}).items()))
+
+    def _extended(self, setting: dict[str, Any], left: Sequence[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+        """A setting with every combination of values for the keys that are left."""
+        if not left:
+            yield setting
+            return
+        (key, values), *others = left
+        if not _counts(values, setting):
+            yield from self._extended(setting, others)
+            return
+        for value in values.steps if isinstance(values, Range) else _options(values) or ():
+            yield from self._extended(setting | {key: value}, others)
 
     @property
     def gpus(self) -> float:
@@ -446,10 +451,13 @@ class Sweep(Frozen):
 
     @property
     def trial_count(self) -> int:
+        """Settings that are tried: as many as asked for, or all that there are."""
         if self.search.method is not Search.TPE:
             return sum(1 for _ in self.enumerated())
         assert self.trials is not None
-        return self.trials
+        if any(isinstance(values, Range) and values.step is None for values in (self.space or {}).values()):
+            return self.trials
+        return sum(1 for _ in islice(self._grid(), self.trials))
 
     def rung_epochs(self, epochs: int) -> list[int]:
         """The epochs after which a training of `epochs` is judged."""

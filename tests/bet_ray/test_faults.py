@@ -181,17 +181,21 @@ def test_a_stopped_worker_is_replaced_and_its_episodes_run_again(
 def test_a_driver_that_was_stopped_itself_takes_no_worker_for_hung(
     trained: Path, undisturbed: pa.Table, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after Ctrl-Z and fg, which stop all of them."""
-    with Pool(2, 8, patience=2) as pool:
-        pool.submit(job_of(trained), range(EPISODES))
-        tables = []
-        while len(pool.whereabouts) < 2:
-            tables += [finished.episodes for finished in pool.poll()]
+    """As after Ctrl-Z and fg, which stop all of them. What passed before a worker was asked counts as little."""
+    with Pool(2, 8, patience=3) as pool:
+        eventually(lambda: pool.poll() or len(pool.whereabouts) == 2)
+        pool.submit(job_of(trained), range(200))
+        tables = [drain(pool)]
+        time.sleep(1.5)  # nothing is asked of them
+        pool.submit(job_of(trained), range(200, EPISODES))
         workers = rollout_workers()
         for worker in workers:
             worker.suspend()
-        time.sleep(4)
         tables += [finished.episodes for finished in pool.poll(timeout=0)]
+        time.sleep(3.5)
+        resumed_at = time.monotonic() + 1.1  # the driver goes on at once, they a moment later
+        while time.monotonic() < resumed_at:
+            tables += [finished.episodes for finished in pool.poll(timeout=0.1)]
         for worker in workers:
             worker.resume()
         table = pa.concat_tables([*tables, drain(pool)])

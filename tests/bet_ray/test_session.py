@@ -22,6 +22,15 @@ def test_a_private_ray_listens_on_loopback_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_private_ray_has_no_process_that_nobody_needs() -> None:
+    started = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in command for command in started)
+    idlers = ("dashboard/dashboard.py", "log_monitor.py", "autoscaler/_private/monitor.py")
+    assert [command for command in started if any(name in command for name in idlers)] == []
+
+
+@pytest.mark.slow
 def test_a_session_inside_a_session_is_the_same_and_leaves_it_running(ray_session: int) -> None:
     with session(1) as cpus:
         assert cpus == ray_session

@@ -126,7 +126,7 @@ def test_the_search_learns(new_run: Callable[[str], Path]) -> None:
 
 
 def test_no_setting_is_proposed_twice_and_a_small_space_ends(new_run: Callable[[str], Path]) -> None:
-    sweep = sweep_of(space={"gamma": [0, 1, 2]}, trials=50)
+    sweep = sweep_of(space={"gamma": {"low": 0, "high": 2}}, trials=50)
     proposals, records = Proposals(sweep, new_run("a"), []), list[TrialRecord]()
     found = []
     while (proposal := proposals.next()) is not None:
@@ -263,7 +263,7 @@ def test_a_study_of_another_run_is_not_joined(new_run: Callable[[str], Path]) ->
 
 
 def test_an_exhausted_search_asks_no_more(new_run: Callable[[str], Path]) -> None:
-    sweep, run = sweep_of(space={"gamma": [0, 2]}, trials=50), new_run("a")
+    sweep, run = sweep_of(space={"gamma": {"low": 0, "high": 1}}, trials=50), new_run("a")
     proposals = Proposals(sweep, run, [])
     assert [proposals.next() is None for _ in range(4)] == [False, False, True, True]
     asked = len(study_of(run).get_trials())

@@ -60,6 +60,17 @@ def test_a_random_search_never_proposes_a_setting_twice() -> None:
     assert parse_sweep(tree, "x").trial_count == 2
 
 
+def test_a_search_tries_no_more_settings_than_there_are() -> None:
+    conditional = {"values": [1, 10], "when": {"offsets": True}}
+    space = {"offsets": [True, False], "loss.offset_scale": conditional, "window": {"low": 1, "high": 5, "step": 2}}
+    for trials, tried in ((50, 9), (9, 9), (4, 4)):
+        assert parse_sweep(SWEEP | {"space": space, "search": "tpe", "trials": trials}, "x").trial_count == tried
+    endless = {f"train.{key}": {"low": 0.1, "high": 0.9} for key in ("ema", "lr")}
+    assert parse_sweep(SWEEP | {"space": endless, "search": "tpe", "trials": 50}, "x").trial_count == 50
+    huge = {key: list(range(1, 100)) for key in ("bins", "window", "gamma", "train.epochs", "loss.offset_scale")}
+    assert parse_sweep(SWEEP | {"space": huge, "search": "tpe", "trials": 50}, "x").trial_count == 50
+
+
 def test_a_range_written_with_real_numbers_is_not_of_integers() -> None:
     space = {"gamma": {"low": 0.0, "high": 4.0}}
     sweep = parse_sweep(SWEEP | {"space": space, "search": "random", "trials": 5}, "x")
