@@ -14,6 +14,8 @@ import ray
 from ray._private import node, parameter, ray_constants, services, worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bet.errors import FailedRunError
+
 _Popen = services.ConsolePopen  # with which Ray starts its processes
 _Params = parameter.RayParams
 
@@ -23,34 +25,40 @@ def session(cpus: int | None = None) -> Iterator[int]:
     """Connect, or start Ray on this machine with room for `cpus`; yields the number of CPUs.
 
     Inside another session it is that one. A cluster started here ends with the block. Within it SIGTERM is as Ctrl-C.
+    Raises `FailedRunError` where Ray cannot be had.
     """
     if ray.is_initialized():
         yield int(ray.cluster_resources().get("CPU", 1))
         return
     if on_cluster():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        _start()
     else:
         _stay_on_loopback()
-        worker._worker_logs_enabled = (
-            False  # of a worker that died Ray prints a page, on stdout; the pool tells it in a line
-        )
+        # Of a worker that died Ray prints a page, on stdout; the pool tells it in a line.
+        worker._worker_logs_enabled = False
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # A signal to this process's group is for this process: a raylet that ends first takes its driver with it.
         services.ConsolePopen = partial(_Popen, process_group=0)
         _start_no_idlers()
         # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
-        ray.init(
+        _start(
             address="local",
             num_cpus=cpus if cpus and cpus > (os.cpu_count() or 1) else None,  # None: Ray counts, and knows containers
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
         )
     try:
         with _terminated_as_interrupted():
             yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def _start(**where: Any) -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    except Exception as error:  # Ray raises plain ones, too
+        here = os.environ.get("RAY_ADDRESS", "this machine")
+        raise FailedRunError(f"Ray on {here} cannot be had: {last_line(error)}; bet-ray doctor says more") from error
 
 
 @contextmanager

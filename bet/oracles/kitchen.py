@@ -46,9 +46,8 @@ TURNED = 0.4  # radians: the gripper points where it is to
 HASTE = (0.9, 1.1)  # range of a demonstration's factor on how far ahead references are
 ITERATIONS = 3  # of the inverse kinematics
 PLACE_COST, TURN_COST, POSTURE_COST, DAMPING = 1.0, 0.1, 0.03, 1e-4
-FORWARDS = np.array(
-    [[0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=np.float64
-)  # the gripper's axes, columns: up, right, ahead
+# The gripper's axes as columns: up, right, ahead.
+FORWARDS = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=np.float64)
 GRIPPER = ("end_effector", "site")
 
 
