@@ -24,7 +24,7 @@ runs/demo-blockpush.parquet: | .venv/.ready
 
 test: check  ## lint, types, every test
 	$(BIN)/pytest -n 2 -m 'not slow'
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(BIN)/pytest -n 2 --dist worksteal -m slow
 
 check: .venv/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

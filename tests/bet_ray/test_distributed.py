@@ -21,6 +21,7 @@ from bet_ray import training
 from bet_ray.distributed import train_on_workers
 from bet_ray.manifest import LOCK, MANIFEST
 from bet_ray.training import HISTORY_JSON, WorkerCount, begin
+from tests.bet_ray.commands import Command
 
 pytestmark = pytest.mark.slow
 
@@ -130,19 +131,17 @@ def test_errors_of_ours_are_not_tried_again(tmp_path: Path) -> None:
     assert time.monotonic() - began < 300
 
 
-def test_a_driver_killed_with_kill_9_resumes_with_another_number_of_workers(tmp_path: Path) -> None:
-    settings = ["pointmass2", "train.epochs=3", "window=3"]
-    run = tmp_path / "killed"
-    command = [sys.executable, "-c", "from bet_ray.cli import main; main()", "train", *settings, "--out", str(run)]
-    process = subprocess.Popen([*command, "--num-workers", "2"], start_new_session=True)
+def test_a_driver_killed_with_kill_9_resumes_with_another_number_of_workers(tmp_path: Path, command: Command) -> None:
+    typed, run = ("train", "pointmass2", "train.epochs=3", "window=3", "--out"), tmp_path / "killed"
+    bet_ray = [sys.executable, "-c", "from bet_ray.cli import main; main()"]
+    process = subprocess.Popen([*bet_ray, *typed, str(run), "--num-workers", "2"], start_new_session=True)
     while not list(run.rglob(HISTORY_JSON)):
         assert process.poll() is None, "the training ended before it could be killed"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run([*command, "--resume"], check=True)
-    command[-1] = str(tmp_path / "straight")
-    subprocess.run(command, check=True)
+    assert command(*typed, run, "--resume").code == 0
+    assert command(*typed, tmp_path / "straight").code == 0
     assert_the_same_losses(run, tmp_path / "straight")
 
 

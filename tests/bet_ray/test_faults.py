@@ -210,9 +210,10 @@ import ray
 from ray.cluster_utils import Cluster
 from bet_ray import evaluate
 from bet_ray.pool import NO_ROLLOUTS
-from bet_ray.session import _stay_on_loopback
+from bet_ray.session import _start_no_idlers, _stay_on_loopback
 
 _stay_on_loopback()
+_start_no_idlers()
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 doomed = cluster.add_node(num_cpus=1)
 cluster.add_node(num_cpus=2, labels=NO_ROLLOUTS)

@@ -9,27 +9,25 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.bet_ray.commands import Command
+
 README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_the_gymnasium_example_makes_demonstrations_trains_and_succeeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     section = README.read_text().split("## Any gymnasium environment\n")[1].split("\n## ")[0]
     (script,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     commands = re.findall(r"^\$ bet-ray (.*)$", section, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["train", "eval"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other work beside two threads of torch slows them tenfold
-
-    def python(code: str, *arguments: str) -> str:
-        command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    python(script)
-    trained, evaluated = (python("from bet_ray.cli import main; main()", *shlex.split(command)) for command in commands)
+    assert [typed.split()[0] for typed in commands] == ["train", "eval"]
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+    done = [command(*shlex.split(typed)) for typed in commands]
+    assert [each.code for each in done] == [0, 0], done
+    trained, evaluated = (each.out for each in done)
     assert "100 demonstrations" in trained
     rows = pq.read_table(tmp_path / "runs" / "car" / "episodes").to_pylist()
     assert len(rows) == 200

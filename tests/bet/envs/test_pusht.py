@@ -66,10 +66,14 @@ def pushes_into_the_walls(states: NDArray[np.float64], rng: np.random.Generator,
     return states[:, 2:4] + (outward if step % 30 >= 10 else -outward / 4)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    ("policy", "slots"),
-    [(random_targets, 3), (pushes_through_the_block, 3), (pushes_into_the_walls, 3), (pushes_through_the_block, 8)],
+    ("policy", "slots", "dtype"),
+    [
+        (random_targets, 3, np.float32),
+        (pushes_through_the_block, 3, np.float64),
+        (pushes_into_the_walls, 3, np.float64),
+        (pushes_through_the_block, 8, np.float32),
+    ],
 )
 def test_states_rewards_and_ends_equal_gym_pushts_to_the_bit_in_every_slot(policy, slots, dtype):
     """Slots reset at different times, each to a new seed; few and many slots take different paths in the code."""
