@@ -441,3 +441,11 @@ def test_asking_for_more_actors_than_cpus_leaves_one_for_trials() -> None:
     shares = divide(sweep_of(resources={"actors": 64}), 8)
     assert shares.actors == 7
     assert shares.trials_at_once == 1
+
+
+def test_a_trial_reserves_a_gpu_where_it_trains_on_one_or_the_fraction_asked_for() -> None:
+    assert sweep_of().gpus == 0
+    assert sweep_of(base={"train.device": "cuda"}).gpus == 1
+    shared = sweep_of(base={"train.device": "cuda"}, resources={"gpus_per_trial": 0.25}, seeds_per_trial=2)
+    assert shared.gpus == 0.25
+    assert divide(shared, 16).seeds_at_once == 1  # they share the trial's part of the GPU, one after another
