@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 RUN_CACHE = "BET_RUN_CACHE"  # where working copies are, in place of ~/.cache/bet-ray/runs
 PATIENCE = 300.0  # seconds to wait for a store that is away
 LOOKS = 1.0  # seconds between looks whether it is back
+LARGE = 1 << 20  # bytes from which a file has a single writer; small ones that were written here are fetched once more
 SETTLED = 10.0  # seconds after which a time of change tells versions apart; stores give it in whole ones
 BY_NAME = frozenset({"study.db", "checkpoint.pt"})  # large, or in use: they come when asked for
 UNWATCHED = frozenset({"wandb", "tensorboard"})  # folders that other libraries write; they are pushed
@@ -124,7 +125,7 @@ class Store:
         def write() -> int | None:
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(content)
-            return self.filesystem.get_file_info(target).mtime_ns
+            return self.filesystem.get_file_info(target).mtime_ns if len(content) >= LARGE else None
 
         changed = self._tried(write, writes=True)
         if changed is not None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import cloudpickle
@@ -16,7 +17,7 @@ from bet.errors import FailedRunError
 from bet_ray import storage
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import amend_manifest, read_manifest, write_text
-from bet_ray.results import unique_rows
+from bet_ray.results import unique_rows, write_table
 from tests.bet_ray.commands import Command
 from tests.bet_ray.stores import CREDENTIALS, Server, python, s3_server
 from tests.bet_ray.test_ledger import TASK, indices, rows
@@ -103,11 +104,22 @@ def test_what_did_not_change_is_not_fetched_again(
     machine: Machine, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = storage.local(where)
-    write_text(run / "best", "1")
+    write_text(run / "small", "1")
+    write_text(run / "large", "1" * storage.LARGE)
     fetched: list[str] = []
-    monkeypatch.setattr(storage.Store, "_fetch", lambda self, name, stamp, had: fetched.append(name))
+    usual = storage.Store._fetch
+
+    def fetch(self: storage.Store, name: str, stamp: Any, had: Any) -> None:
+        fetched.append(name)
+        usual(self, name, stamp, had)
+
+    monkeypatch.setattr(storage.Store, "_fetch", fetch)
     storage.pull(run)
-    assert fetched == []
+    assert fetched == ["small"]  # which another may have written in the same second
+    monkeypatch.setattr(storage, "SETTLED", -1e9)
+    storage.pull(run)
+    storage.pull(run)
+    assert fetched == ["small", "small"]
 
 
 def test_checkpoints_come_with_the_training_they_are_of(machine: Machine, where: str) -> None:
@@ -125,27 +137,22 @@ def test_checkpoints_come_with_the_training_they_are_of(machine: Machine, where:
 def test_two_machines_that_merge_at_once_lose_no_row_of_each_other(
     server: Server, machine: Machine, where: str
 ) -> None:
-    """Each knows published files that hold rows twice, and makes one of them."""
-    for name, batch in (("here", [0, 1]), ("there", [0, 1])):
+    """Each knows two published files that share a row, and makes one of them; neither knows of the other's."""
+    run = storage.local(where)
+    for name, batch in (("a", [0, 1]), ("b", [1, 2])):
+        write_table(rows(batch)[0], run / "episodes" / f"{name}.parquet")
+    for name in ("one", "two"):
         machine(name)
-        ledger = Ledger(storage.local(where), TASK)
-        ledger.append(*rows(batch))
-    machine("here")
-    Ledger(storage.local(where), TASK).publish()
-    machine("late")
-    late = Ledger(storage.local(where), TASK)
-    late.append(*rows([2]))
-    machine("there")
-    ledger = Ledger(storage.local(where), TASK)
-    ledger.append(*rows([1, 3]))
-    ledger.publish()
-    machine("late")  # which has not looked since
-    (run,) = (storage._cache()).glob("*/*")
-    files.mirrors[run] = storage._attached(where)
-    Ledger(run, TASK).publish()
+        storage.local(where)
+    for name, index in (("one", 3), ("two", 4)):
+        machine(name)
+        ledger = Ledger(storage._attached(where).folder, TASK)  # without a look at what is there now
+        ledger.append(*rows([index]))
+        ledger.publish()
     machine("reader")
-    assert indices(Ledger(storage.local(where), TASK)) == [0, 1, 2, 3]
-    assert unique_rows(stored(server, where)).equals(rows([0, 1, 2, 3])[0])
+    assert indices(Ledger(storage.local(where), TASK)) == [0, 1, 2, 3, 4]
+    assert len(server.files(f"{below(where)}/episodes")) == 2
+    assert unique_rows(stored(server, where)).equals(rows([0, 1, 2, 3, 4])[0])
 
 
 WRITER = """
@@ -296,7 +303,7 @@ def test_what_is_wrong_with_a_location_is_one_line(server: Server, machine: Mach
 
     assert told(server.location("nobody/run")) == "error: s3://nobody/run: no bucket 'nobody'"
     assert told("s3://key:secret@bucket/run") == "error: s3://...@bucket: credentials belong in the environment"
-    assert told("s3:///run") == "error: s3:///run: names no bucket"
+    assert told("s3://") == "error: s3://: names no bucket"
     assert "Unexpected query parameter in S3 URI: 'colour'" in told("s3://bucket/run?colour=red")
     assert told(server.location("bucket/nothing")) == "error: s3://bucket/nothing: no such directory"
     done = command("report", "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http")
