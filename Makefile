@@ -13,6 +13,11 @@ export MPLBACKEND := Agg
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv-s3/.ready: tests/s3-server.txt  ## the S3 server that tests of storage start, in an environment of its own
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/pip install --quiet --disable-pip-version-check --requirement tests/s3-server.txt
+	touch $@
+
 demo: .venv/.ready  ## point mass 2: generate demonstrations, sweep, measure the winner, write the report
 	$(BIN)/bet-ray demo
 
@@ -22,7 +27,7 @@ demo-blockpush: runs/demo-blockpush.parquet  ## BlockPush: train two settings, m
 runs/demo-blockpush.parquet: | .venv/.ready
 	$(BIN)/bet-ray data generate blockpush --episodes 500 --out $@
 
-test: check  ## lint, types, every test
+test: check .venv-s3/.ready  ## lint, types, every test
 	$(BIN)/pytest -n 2 -m 'not slow'
 	$(BIN)/pytest -n 2 --dist worksteal -m slow
 

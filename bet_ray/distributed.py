@@ -48,6 +48,7 @@ from bet.wording import counted
 from bet.workers import Workers
 from bet_ray.manifest import write_text
 from bet_ray.session import last_line, on_cluster, session
+from bet_ray.storage import portable, pull
 from bet_ray.trainable import WATCHING, Context, judge
 from bet_ray.training import HISTORY_JSON, Progress, WorkerCount, train, trial_id
 from bet_ray.trials import Status, read_record
@@ -74,7 +75,7 @@ def train_on_workers(
     dying; a resume then continues.
     """
     check_workers(config.model, workers.least)
-    run = run.resolve()
+    run = portable(run.resolve())
     asked, there = workers.most * config.train.threads, os.cpu_count() or 1
     if asked > there and not on_cluster():
         warnings.warn(
@@ -94,6 +95,7 @@ def train_on_workers(
             raise FailedRunError(
                 f"{run}: {MAX_FAILURES + 1} groups of workers failed: {last_line(error)}; continue with --resume"
             ) from error
+    pull(run)  # the first worker may have been on another node
     if isinstance(outcome, Exception):
         raise outcome
     assert isinstance(outcome, Epoch)

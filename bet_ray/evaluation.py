@@ -29,6 +29,7 @@ from bet_ray.pool import PATIENCE, Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import END, episodes_schema, unique_rows
 from bet_ray.session import session
+from bet_ray.storage import local
 from bet_ray.tracking import track_evaluation
 from bet_ray.worker import Job, Usage
 
@@ -352,14 +353,14 @@ def evaluate(
 ) -> pa.Table:
     """Roll out episodes 0..episodes-1 of a policy and return their rows, as in `episodes/*.parquet`, by index.
 
-    `path` is a run or policy directory. With `out`, a run directory, finished episodes are recorded as they come and
-    those already there are not run again. `settings` are dotted `eval.*` and `track.*` settings over those the policy
-    was trained with; trackers write below `out`, else below the policy's run. Raises `PolicyError`, `RunError`,
-    `ConfigError`, `PoolError`, `MixedNumericsError`.
+    `path` is a run or policy directory, or its location on a store. With `out`, a run directory, finished episodes are
+    recorded as they come and those already there are not run again. `settings` are dotted `eval.*` and `track.*`
+    settings over those the policy was trained with; trackers write below `out`, else below the policy's run. Raises
+    `PolicyError`, `RunError`, `ConfigError`, `PoolError`, `MixedNumericsError`, and of a store `StoreError`.
     """
     one = Evaluation.of(
-        Path(path),
-        None if out is None else Path(out),
+        local(path),
+        None if out is None else local(out),
         Split(split),
         settings,
         trajectories=trajectories,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from bet import files
 from bet.rollout import End
 from bet.tasks import SimulatedTask
 from bet_ray.manifest import LOCK, MANIFEST, TURN_SECONDS, RunError, read_manifest
@@ -65,9 +66,9 @@ class Table:
         tables = {}
         listed: set[Path] | None = None
         # Others publish meanwhile: rows move from file to file, and one listing may miss both. Two equal ones did not.
-        while (files := {*self._parts(), *self._published()}) != listed:
-            listed = files
-            fresh = sorted(files - tables.keys())
+        while (there := {*self._parts(), *self._published()}) != listed:
+            listed = there
+            fresh = sorted(there - tables.keys())
             tables |= {file: _read(file, self.schema, where, mend=not self._watched) for file in fresh}
         return unique_rows(pa.concat_tables([self.schema.empty_table(), *filter(None, tables.values())]), self.key)
 
@@ -76,11 +77,11 @@ class Table:
         parts = {file: table for file in self._parts() if (table := _read(file, self.schema)) is not None}
         if not parts:
             return
-        new, files = pa.concat_tables(parts.values()), self._published()
+        new, published = pa.concat_tables(parts.values()), self._published()
         # Of what is published only the columns that `unique_rows` looks at: it may be much.
         names = [*self.key, *(name for name in (END, ERROR) if name in self.schema.names)]
         schema = pa.schema([self.schema.field(name) for name in names])
-        found = (_read(file, schema, whole=False) for file in files)
+        found = (_read(file, schema, whole=False) for file in published)
         old = pa.concat_tables([schema.empty_table(), *filter(None, found)])
         both = [
             old.append_column(PLACE, pa.repeat(-1, len(old))),
@@ -91,14 +92,16 @@ class Table:
         superseded: list[Path] = []
         if len(places) - len(fresh) < len(old):
             # Two processes that could not take turns, or an error that was made good: all files become one, under the
-            # name of the first, so that readers of a single one see the old or the new.
-            everything = [table for file in files if (table := _read(file, self.schema)) is not None]
-            write_table(unique_rows(pa.concat_tables([*everything, new]), self.key), files[0])
-            superseded = files[1:]
+            # name of the first, so that readers of a single one see the old or the new. On a store there are no turns:
+            # another may have put into the first what is not known here, so there they go under a name of their own.
+            everything = [table for file in published if (table := _read(file, self.schema)) is not None]
+            merged = self._new() if files.mirror_of(self.folder) else published[0]
+            write_table(unique_rows(pa.concat_tables([*everything, new]), self.key), merged)
+            superseded = [file for file in published if file != merged]
         elif len(fresh):
-            write_table(new.take(fresh), self.folder / f"{uuid4().hex}.parquet")
+            write_table(new.take(fresh), self._new())
         for file in (*superseded, *parts):
-            file.unlink(missing_ok=True)
+            files.remove(file)
 
     @property
     def parts(self) -> int:
@@ -110,6 +113,9 @@ class Table:
 
     def _published(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
+
+    def _new(self) -> Path:
+        return self.folder / f"{uuid4().hex}.parquet"
 
 
 class Ledger:
@@ -135,7 +141,8 @@ class Ledger:
                 parts.append(table.append(rows))
         except BaseException:
             for part in parts:
-                part.unlink(missing_ok=True)
+                with suppress(OSError):  # rows without their twins harm nobody; what went wrong is to be told
+                    files.remove(part)
             raise
 
     def read(self) -> pa.Table:
@@ -208,7 +215,7 @@ def _read(
         if not mend:
             return None
         with suppress(FileNotFoundError):
-            file.rename(file.with_suffix(".corrupt"))
+            files.rename(file, file.with_suffix(".corrupt"))
         warnings.warn(
             f"{file} does not open ({str(error).splitlines()[0]}); set aside, what it held is to be run again",
             stacklevel=3,

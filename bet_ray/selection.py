@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bet import tasks
+from bet import files, tasks
 from bet.config import Frozen, Split
 from bet.measure import Measurement
 from bet.policy import Policy
@@ -106,7 +106,7 @@ class Contest:
 
     def _forget(self) -> None:
         """What an earlier start decided, perhaps from other episodes."""
-        (self._run / RACE_JSON).unlink(missing_ok=True)
+        files.remove(self._run / RACE_JSON)
         for trial in self._trials():
             if (trial.tied, trial.race, trial.report) != (None, None, None):
                 self._change(trial, tied=None, race=None, report=None)

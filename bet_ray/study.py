@@ -26,6 +26,7 @@ from bet.config import ConfigError
 from bet.errors import UsageError
 from bet.wording import counted
 from bet_ray.manifest import write_text
+from bet_ray.storage import local, pull, push_database
 from bet_ray.sweep import Range, Search, Sweep, spelled_choice
 from bet_ray.training import trial_id
 from bet_ray.trials import Status, TrialRecord
@@ -56,6 +57,7 @@ class Proposals:
 
     def __init__(self, sweep: Sweep, run: Path, records: Sequence[TrialRecord]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._run = run
         self._sweep, self._distributions = sweep, sweep.distributions
         self._study, self._storage = open_study(sweep, run, records)
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
@@ -114,6 +116,8 @@ class Proposals:
             self._tell(self._open[record.trial], record)
         if record.status is not Status.RUNNING:
             self._open.pop(record.trial, None)
+            if self._sweep.search.storage is None:
+                push_database(self._run / STUDY_DB)
 
     def again(self, record: TrialRecord) -> None:
         """Propose a trial once more that failed, where it left off."""
@@ -240,6 +244,8 @@ def open_study(sweep: Sweep, run: Path, records: Sequence[TrialRecord]) -> tuple
 
     Raises `UsageError` for a storage that does not open, or that has a study of this name and another run.
     """
+    if not (run / STUDY_DB).exists():  # else it is used here, and records make good what it lacks
+        pull(run / STUDY_DB)
     storage, name = _opened(sweep.search.storage or f"sqlite:///{run / STUDY_DB}", "search.storage"), run.name
     names = optuna.get_all_study_names(storage)
     if sweep.search.storage is None:  # a run holds one study, whatever the directory is called now
@@ -305,7 +311,9 @@ def _earlier(source: str) -> optuna.Study:
     """A study by the run directory or STORAGE_URL#STUDY. Raises `UsageError`."""
     url, mark, name = source.rpartition("#")
     if not mark:
-        database = Path(source) / STUDY_DB
+        database = local(source) / STUDY_DB
+        if not database.exists():
+            pull(database)
         if not database.exists():
             raise UsageError(f"search.warm_start: {database}: no such study (expected a run or STORAGE_URL#STUDY)")
         url = f"sqlite:///{database}"

@@ -39,6 +39,7 @@ from bet.training import Epoch
 from bet_ray.manifest import TENSORBOARD, WANDB, write_text
 from bet_ray.replay import replay
 from bet_ray.show.replays import frames
+from bet_ray.storage import push
 from bet_ray.video import write_video
 
 OPEN_SECONDS = 60.0
@@ -158,6 +159,9 @@ def tracking(
         yield trackers
     finally:
         trackers.close()
+        with suppress(OSError):  # of a store: it is in the working copy
+            push(run / WANDB)
+            push(run / TENSORBOARD / label)
 
 
 def epoch_numbers(epoch: Epoch) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Train one policy into a run directory: rungs exported, checkpoints kept, resumable after kill -9."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from bet import files
 from bet.config import Config
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
@@ -17,6 +17,7 @@ from bet.training import Epoch, FittedActions, Training, TrainingDivergedError
 from bet.workers import ALONE, Workers
 from bet_ray.manifest import RunError, earlier_manifest, write_manifest, write_text
 from bet_ray.results import HISTORY, write_table
+from bet_ray.storage import pull
 
 CHECKPOINT = "checkpoint.pt"
 HISTORY_JSON = "history.json"
@@ -78,6 +79,7 @@ class SeedRun:
         self.directory = run / "policies" / self.name
         self.training = Training(config, episodes, workers, actions)
         self._written = time.monotonic()
+        pull(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._checkpoint = self.directory / CHECKPOINT
         if self._checkpoint.exists():
@@ -164,7 +166,7 @@ def train(
             seed_run.export(last.epoch)
         seed_run.save()
         if workers.rank == 0 and not keep_epochs and previous is not None and previous is not best:
-            shutil.rmtree(seed_run.directory / str(previous.epoch), ignore_errors=True)
+            files.remove_folder(seed_run.directory / str(previous.epoch))
     assert best is not None
     if workers.rank == 0:
         seed_run.export(training.epochs_done)

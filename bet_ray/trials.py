@@ -15,6 +15,7 @@ from bet.config import Frozen, canonical_json
 from bet.wording import counted
 from bet_ray.manifest import RunError, write_text
 from bet_ray.results import trials_schema, write_table
+from bet_ray.storage import pull
 from bet_ray.sweep import Objective, Sweep
 from bet_ray.training import write_history
 from bet_ray.values import Estimate
@@ -108,6 +109,7 @@ def write_record(run: Path, record: TrialRecord) -> None:
 def read_record(run: Path, trial: str) -> TrialRecord | None:
     """None where the trial has not begun. Raises `RunError` for a damaged record."""
     path = run / "policies" / trial / TRIAL_JSON
+    pull(path)  # it may run on another node
     return _read(path) if path.exists() else None
 
 

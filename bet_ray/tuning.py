@@ -23,7 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from bet import tasks
+from bet import files, tasks
 from bet.config import ConfigError
 from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
@@ -32,6 +32,7 @@ from bet_ray.manifest import MANIFEST, SWEEP_LOCK, SWEEP_YAML, RunError, earlier
 from bet_ray.selection import Contest, OnTrials
 from bet_ray.service import RolloutService
 from bet_ray.session import on_this_node, session
+from bet_ray.storage import portable, pull
 from bet_ray.study import Proposals
 from bet_ray.sweep import Objective, Scheduler, Sweep, parse_sweep, sweep_yaml
 from bet_ray.tracking import Kind, interval_numbers, tracking
@@ -106,7 +107,7 @@ def run_sweep(sweep: Sweep, run: Path, *, resume: bool = False, on_trials: OnTri
     Raises `ConfigError`, `DataError`, `RunError`, or `UsageError` for a storage that does not open, before anything
     runs; `FailedRunError` when no trial succeeds.
     """
-    episodes, run = tasks.simulated(sweep.task).load(sweep.config({}).data), run.resolve()
+    episodes, run = tasks.simulated(sweep.task).load(sweep.config({}).data), portable(run.resolve())
     with _alone(run):
         _prepare(sweep, run, resume, episodes.digest)
         return _run_sweep(sweep, run, episodes, on_trials)
@@ -145,6 +146,7 @@ def _run_sweep(sweep: Sweep, run: Path, episodes: Episodes, on_trials: OnTrials 
         try:
             context = Context(sweep, run, shared, service, shares.seeds_at_once, shares.cpus_per_trial)
             _search(context, shares.trials_at_once, on_trials)
+            pull(run)  # what trials on other nodes left
             trials = read_trials(run, sweep.objective)
             write_trials(run, sweep, trials)
             if not any(trial.rungs for trial in trials):
@@ -191,7 +193,7 @@ def _prepare(sweep: Sweep, run: Path, resume: bool, dataset_digest: str) -> None
         same["demonstrations"] = manifest.get("dataset_digest") == dataset_digest
         for key in [key for key, equal in same.items() if not equal]:
             raise ConfigError(f"{run}: cannot resume, {key!r} is not what the run began with; choose another --out")
-        (run / "trials.parquet").unlink(missing_ok=True)  # by it readers know that the search is over
+        files.remove(run / "trials.parquet")  # by it readers know that the search is over
     config = sweep.config({})
     protocol = tasks.simulated(sweep.task).recipe(config.eval, config.data).protocol.model_dump(mode="json")
     asked = sweep.model_dump(mode="json")

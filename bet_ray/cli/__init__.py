@@ -29,7 +29,8 @@ from bet_ray.cli import (
     train,
     verify,
 )
-from bet_ray.cli.console import Interrupted, errors
+from bet_ray.cli.console import Interrupted, errors, located
+from bet_ray.storage import named
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
@@ -63,6 +64,11 @@ app.add_typer(data.app, name="data")
 app.add_typer(submit.app, name="jobs")
 
 
+def _speaks_of_locations(record: logging.LogRecord) -> bool:
+    record.msg, record.args = named(record.getMessage()), None
+    return True
+
+
 def main() -> None:
     """Run a command. Exit code 2 for a usage error, 1 for a failed run; a traceback only with `--debug`."""
     arguments = sys.argv[1:]
@@ -75,6 +81,9 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
     try:
         logs.set_up(debug=debug)
+        logging.getLogger().handlers[0].addFilter(_speaks_of_locations)
+        if arguments[:1] != ["submit"]:  # whose words are for elsewhere
+            arguments = [located(word) for word in arguments]
         app(args=arguments, prog_name="bet-ray")
     except (UsageError, FailedRunError, OSError) as error:
         if debug:

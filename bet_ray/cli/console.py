@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bet.errors import UsageError
+from bet_ray.storage import is_location, local, named
 
 if TYPE_CHECKING:
     from bet.config import Split
@@ -35,12 +36,26 @@ TENSORBOARD_HELP = "TensorBoard event files: short for track.tensorboard=true."
 SLOW = 2.0  # seconds without a progress bar
 PIPE_WIDTH = 110  # columns of a table where there is no terminal to ask
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """Speaks of runs by their locations."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(named(each) if isinstance(each, str) else each for each in objects), **how)
+
+
+console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+errors = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Interrupted(Exception):
     """Ctrl-C; the message says what is kept and how to go on."""
+
+
+def located(word: str) -> str:
+    """A word of a command, with the working copy in place of the location of a run, also in --option=LOCATION."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{local(value)}" if is_location(value) else word
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from bet.wording import counted
 from bet_ray.cli.console import board, console
+from bet_ray.storage import named
 from bet_ray.values import spelled
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def print_policies(evaluations: "Sequence[Evaluation]", tables: "Sequence[pa.Tab
         found_of = {"primary": found.primary, one.task.protocol.primary: found.primary, SUCCESS: found.success}
         numbers = [found_of.get(name) or found.rates.get(name) for name in names]
         cells = (format(number, ".2f") if number is not None else "" for number in numbers)
-        table.add_row(str(place), str(one.path), *(spelled(flat.get(key)) for key in settings), *cells)
+        table.add_row(str(place), named(str(one.path)), *(spelled(flat.get(key)) for key in settings), *cells)
     console.print(table)
     for one, episodes, _ in rows:
         _print_errors(one, episodes)

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from bet.wording import counted
+from bet_ray import storage
 from bet_ray.manifest import SWEEP_YAML
 from bet_ray.report.records import Records
 from bet_ray.sweep import sweep_yaml
@@ -71,9 +72,10 @@ def _distinct(records: Records, column: str) -> str:
 
 
 def _commands(records: Records) -> tuple[tuple[str, str], ...]:
-    run = shlex.quote(str(records.run))
+    run = shlex.quote(storage.named(str(records.run)))
     kept = records.run / SWEEP_YAML
-    file = shlex.quote(str(kept)) if kept.exists() else SWEEP_YAML  # earlier versions kept none: it is printed below
+    # Earlier versions kept none: it is printed below.
+    file = shlex.quote(storage.named(str(kept))) if kept.exists() else SWEEP_YAML
     again = ("Run it again", f"bet-ray sweep {file} --out runs/again")
     if records.winner is None or not records.winner.measured:
         return (("Continue it", f"bet-ray sweep {file} --out {run} --resume"), again)
