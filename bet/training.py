@@ -98,7 +98,7 @@ FittedActions = tuple[Normalizer, Tensor]
 
 
 def fit_actions(config: Config, episodes: Episodes, train: Episodes) -> FittedActions:
-    """What trainings with equal `data` and `codebook` settings share, for episodes of which `train` are to train.
+    """What trainings with equal splits, `data` and `codebook` settings share; `train` are the ones to train on.
 
     Raises `DataError` when there are fewer distinct actions than bins.
     """

@@ -9,6 +9,8 @@ Minari (data sets `D4RL/kitchen/*`, recorded in FrankaKitchen-v1): a folder with
 Either way observations become the task's own: the 30 positions, then 30 zeros.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def load_d4rl(file: Path, source: str) -> Episodes:
     ends = np.flatnonzero(over) + 1
     if len(over) and not over[-1]:
         ends = np.append(ends, len(over))
-    return Episodes(_observed(observations[:, :POSITIONS]), actions.astype(np.float32), ends, TASK, source)
+    return Episodes(_observed(observations[:, :POSITIONS]), _float32(actions), ends, TASK, source)
 
 
 def load_minari(file: Path, source: str) -> Episodes:
@@ -76,20 +78,25 @@ def load_minari(file: Path, source: str) -> Episodes:
             observations.append(seen[:-1, _MINARI_POSITIONS])
             actions.append(done)
     ends = np.cumsum([len(done) for done in actions])
-    return Episodes(
-        _observed(np.concatenate(observations)), np.concatenate(actions).astype(np.float32), ends, TASK, source
-    )
+    return Episodes(_observed(np.concatenate(observations)), _float32(np.concatenate(actions)), ends, TASK, source)
 
 
 def _observed(positions: NDArray[np.floating]) -> NDArray[np.float32]:
     """The task's observations (N, 60) behind positions (N, 30)."""
-    return np.pad(positions.astype(np.float32), ((0, 0), (0, D4RL_DIM - POSITIONS)))
+    return np.pad(_float32(positions), ((0, 0), (0, D4RL_DIM - POSITIONS)))
 
 
-def _opened(file: Path) -> Any:
+def _float32(numbers: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by `Episodes`
+        return numbers.astype(np.float32)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
-        return h5py.File(file, "r")
-    except OSError as error:
+        with h5py.File(file, "r") as content:
+            yield content
+    except (OSError, RuntimeError, KeyError) as error:  # h5py's, also of what is looked up in a damaged group
         raise DataError(f"{file}: not a readable HDF5 file ({str(error).splitlines()[0]})") from error
 
 

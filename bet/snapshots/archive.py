@@ -54,10 +54,13 @@ class Archive:
 
     def tensor(self, value: Any, name: str) -> Tensor:
         """The tensor or parameter that a record describes, on the CPU. Raises `SnapshotError` naming it."""
-        if isinstance(value, Record) and value.path in PARAMETERS and value.arguments:
-            value = value.arguments[0]
-        match getattr(value, "path", None), getattr(value, "arguments", None):
-            case (path, (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_)) if path == TENSOR:
+        match value:
+            case Record(path=path, arguments=(parameter, *_)) if path in PARAMETERS:
+                value = parameter
+        match value:
+            case Record(path=path, arguments=(Storage() as storage, int(offset), tuple(shape), tuple(strides), *_)) if (
+                path == TENSOR
+            ):
                 pass
             case _:
                 raise SnapshotError(f"{self.path}: {name} is no tensor")
@@ -67,7 +70,8 @@ class Archive:
         dtype = _DTYPES[storage.type]
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         self._left -= math.prod(shape) * dtype.itemsize
-        if 0 in shape or last >= storage.size or self._left < 0:  # also views that repeat their numbers without end
+        # Also views that repeat their numbers without end, and strides that are never taken and too large for torch.
+        if 0 in shape or max([last + 1, *strides]) > storage.size or self._left < 0:
             raise SnapshotError(f"{self.path}: {name} of shape {shape} is not within the file")
         data = self._read(storage)
         if len(data) != storage.size * dtype.itemsize:

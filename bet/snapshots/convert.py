@@ -18,12 +18,11 @@ from bet.snapshots.archive import Archive
 from bet.snapshots.networks import network
 from bet.snapshots.parts import Part
 from bet.snapshots.records import IDENTITY, K_MEANS, SnapshotError
-from bet.snapshots.settings import hydra_settings
+from bet.snapshots.settings import LAST, hydra_settings
 from bet.wording import counted
 
 UNKNOWN_DATA = "unknown"  # in place of the digest of the demonstrations
 _NAME = re.compile(r"snapshot(?:_(\d+))?\.pt")
-_LAST = "last"
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ def find_snapshots(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise SnapshotError(f"{path}: no such file or directory")
-    found = [file for place in (path, path / _LAST) if place.is_dir() for file in place.iterdir()]
+    found = [file for place in (path, path / LAST) if place.is_dir() for file in place.iterdir()]
     found = [file for file in found if _NAME.fullmatch(file.name) and file.is_file()]
     if not found:
-        raise SnapshotError(f"{path}: no snapshot.pt, snapshot_0.pt ... or {_LAST}/ with such")
+        raise SnapshotError(f"{path}: no snapshot.pt, snapshot_0.pt ... or {LAST}/ with such")
     return sorted(found, key=lambda file: (_number(file) or 0, file.parent != path))
 
 

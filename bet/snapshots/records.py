@@ -2,8 +2,8 @@
 
 Unpickling calls what a file asks for, so a pickle can do whatever a program can. Here every name that may occur stands
 for a class of its own that does nothing but remember (`Record`): an object of the original code, a module of torch, and
-the functions that rebuild tensors alike. The only real types are numbers, strings, tuples, lists, dicts and sets. Every
-other name is refused before anything is made of it.
+the functions that rebuild tensors alike. The only real types are numbers, strings, tuples, lists, dicts (ordered ones
+too) and sets. Every other name is refused before anything is made of it.
 """
 
 import pickle
@@ -65,8 +65,14 @@ class Record:
     """What a pickle says of an object: its class by name, what it would be called with, its attributes (`vars`)."""
 
     __slots__ = ("__dict__", "arguments")
-    path: ClassVar[str]
-    arguments: tuple[Any, ...]
+    named: ClassVar[str]
+    arguments: Any
+    """A tuple, unless the pickle set it to something else."""
+
+    @property
+    def path(self) -> str:
+        """Of its class. A property, which no attribute of the pickle's hides."""
+        return type(self).named
 
     def __new__(cls, *arguments: Any) -> "Record":
         record = object.__new__(cls)
@@ -97,14 +103,14 @@ class Reader(pickle.Unpickler):
             if path not in RECORDED:
                 raise SnapshotError(f"{self.source}: refused: it names {module}.{name}, which no snapshot needs")
             # A class of this reading alone: a pickle can set attributes of classes, too.
-            self._classes[path] = type(name, (Record,), {"__slots__": (), "path": path})
+            self._classes[path] = type(name, (Record,), {"__slots__": (), "named": path})
         return self._classes[path]
 
     def persistent_load(self, pid: Any) -> Any:
         match pid:
             case ("storage", type() as kind, str(key), str(), int(size), *_) if issubclass(kind, Record):
-                storage = Storage(kind.path, key, size)
-                if self.storages.setdefault(key, storage) != storage or kind.path not in STORAGES:
+                storage = Storage(kind.named, key, size)
+                if self.storages.setdefault(key, storage) != storage or kind.named not in STORAGES:
                     raise SnapshotError(f"{self.source}: not a snapshot: storage {key!r} is described in two ways")
                 return storage
             case ("module", type() as kind, *_):  # files of torch before 1.6 have the source of a class with it

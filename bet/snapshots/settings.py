@@ -13,6 +13,7 @@ from yaml import YAMLError
 from bet.snapshots.records import SnapshotError
 
 HYDRA = Path(".hydra") / "config.yaml"
+LAST = "last"  # folder of the study's snapshots that are not its best
 # Ours -> theirs: at the top level in the original, under `experiment` in the reproduction study.
 _THEIRS: Mapping[str, str] = MappingProxyType(
     {
@@ -27,19 +28,17 @@ _THEIRS: Mapping[str, str] = MappingProxyType(
         "train.grad_clip": "grad_norm_clip",
     }
 )
-NOT_IN_A_SNAPSHOT = tuple(_THEIRS)
-"""Settings that only hydra's record has."""
+NOT_IN_A_SNAPSHOT = (*_THEIRS, "data.drop_last_window", "codebook.fit_on")
+"""Settings that only hydra's record has, or nobody (the code that trained it may have been changed)."""
 
 
 def hydra_settings(directory: Path) -> dict[str, Any]:
-    """The settings in `.hydra/config.yaml` of a directory, or of the one above (`last/`); none without that file.
+    """The settings in `.hydra/config.yaml` of a directory, of `last/` in the one above; none without that file.
 
     Raises `SnapshotError` naming the file.
     """
-    path = next(
-        (place / HYDRA for place in (directory, directory.absolute().parent) if (place / HYDRA).is_file()), None
-    )
-    if path is None:
+    path = (directory.absolute().parent if directory.absolute().name == LAST else directory) / HYDRA
+    if not path.is_file():
         return {}
     try:
         config = OmegaConf.load(path)

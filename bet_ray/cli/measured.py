@@ -11,8 +11,8 @@ from bet_ray.values import spelled
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bet.config import DataConfig
     from bet.measure import Measurement
+    from bet.policy import Policy
     from bet.tasks import SimulatedTask
     from bet_ray.autotune import Tuned
     from bet_ray.evaluation import Evaluated, Evaluation
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 ERRORS_TOLD = 5
 
 
-def print_measured(task: "SimulatedTask", found: "Measurement", data: "DataConfig | None" = None) -> None:
+def print_measured(task: "SimulatedTask", found: "Measurement", policy: "Policy | None" = None) -> None:
     """The primary metric and the success rate with their intervals, and the modes where the task names them.
 
-    `data` are the demonstrations to hold the entropies against, where they are there.
+    Entropies are held against the demonstrations that `policy` was trained on, where they are there.
     """
     from bet.metrics import SUCCESS, route_name
 
@@ -42,22 +42,26 @@ def print_measured(task: "SimulatedTask", found: "Measurement", data: "DataConfi
         console.print(f"  {route_name(mode)}: {share:.2f} of the successes (demonstrated {task.modes[mode]:.2f})")
     if found.mode_entropy is not None:
         console.print(f"  entropy of these: {found.mode_entropy:.2f} nats (demonstrated {task.mode_entropy:.2f})")
-    shown = _demonstrated_entropies(task, data) if data and found.entropies else {}
+    shown = _demonstrated_entropies(task, policy) if policy and found.entropies else {}
     for what, bits in found.entropies.items():
         console.print(f"  {what}: {bits:.2f} bits{f' (demonstrated {shown[what]:.2f})' if shown else ''}")
 
 
-def _demonstrated_entropies(task: "SimulatedTask", data: "DataConfig") -> "Mapping[str, float]":
-    """Of the demonstrations that the settings name; empty where they cannot be had here."""
+def _demonstrated_entropies(task: "SimulatedTask", policy: "Policy") -> "Mapping[str, float]":
+    """Of the demonstrations that a policy was trained on; empty where its settings lead to none here, or to others."""
     from bet.config import ConfigError
     from bet.data.episodes import DataError
     from bet.measure import measure_trajectories
     from bet.reenact import reenact
 
+    data = policy.config.data
     try:
-        return measure_trajectories(task, reenact(task.load(data), task, data.observation)).entropies
+        episodes = task.load(data)
     except (DataError, ConfigError):
         return {}
+    if episodes.digest != policy.dataset_digest:
+        return {}
+    return measure_trajectories(task, reenact(episodes, task, data.observation)).entropies
 
 
 def print_policy(one: "Evaluation", table: "pa.Table") -> None:
@@ -76,7 +80,7 @@ def print_policy(one: "Evaluation", table: "pa.Table") -> None:
         f"{one.job.split.value} episodes 0..{table.num_rows - 1}"
         f"{''.join(f' · {text}' for text in (*_named(one), *one.recipe.protocol.variations))}"
     )
-    print_measured(task, measurement(task, table), one.policy.config.data)
+    print_measured(task, measurement(task, table), one.policy)
     if task.protocol.primary == SUCCESS:
         returns = table.filter(pc.field(END) != End.ERROR.value).column("return").to_numpy()
         if len(returns):

@@ -33,7 +33,6 @@ def metrics(
 
 
 def _of_run(run: Path) -> None:
-    from bet.config import make_config
     from bet.errors import FailedRunError
     from bet.policy import Policy, PolicyError
     from bet_ray.evaluation import measurement
@@ -41,14 +40,14 @@ def _of_run(run: Path) -> None:
 
     task, groups = rescore(run)
     try:
-        data = Policy.load(run).config.data
-    except PolicyError:  # episodes of other policies
-        data = make_config(task.name).data
+        policy = Policy.load(run)
+    except PolicyError:  # episodes of policies that are elsewhere
+        policy = None
     wrong = False
     for group in groups:
         episodes = counted(group.computed.num_rows, f"{group.split} episode")
         console.print(f"{task.name} · policy {group.policy_digest[:12]} · {episodes}")
-        print_measured(task, measurement(task, group.computed), data)
+        print_measured(task, measurement(task, group.computed), policy)
         for name, different in group.different.items():
             wrong = True
             console.print(f"  [red]{name}: differs from the recorded one in {counted(different, 'episode')}[/]")

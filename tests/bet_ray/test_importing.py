@@ -49,6 +49,8 @@ def test_snapshots_of_the_study_are_seeds_and_epochs_of_one_run(study: Path, tmp
         "train.weight_decay",
         "train.betas",
         "train.grad_clip",
+        "data.drop_last_window",
+        "codebook.fit_on",
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bet import tasks
-from bet.config import DataConfig, Normalize, Split, make_config
+from bet.config import Normalize, Split, make_config
 from bet.data.episodes import Episodes
 from bet.data.store import save_episodes
 from bet.envs.kitchen import ELEMENTS, START
@@ -39,16 +39,18 @@ BLOCKS, PUSHT = tasks.get("blockpush"), tasks.get("pusht")
 SOURCE = EpisodeSource("a", BLOCKS.protocol.digest, "torch", "report", BLOCKS.name, BLOCKS.protocol.name, 0)
 
 
-def evaluation(folder: Path, task: SimulatedTask, bins: int) -> Evaluation:
-    """A policy that nobody trained."""
+def evaluation(
+    folder: Path, task: SimulatedTask, bins: int, data: Path | None = None, digest: str = "demos"
+) -> Evaluation:
+    """A policy that nobody trained, of demonstrations that were at `data`."""
     settings = {"bins": bins, "model.layers": 1, "model.heads": 1, "model.width": 12, "data.normalize": "none"}
-    config = make_config(task.name, settings)
+    config = make_config(task.name, settings | ({"data.path": str(data)} if data else {}))
     observation, action = task.boxes(config.data.observation)
     (obs_dim,), (act_dim,) = observation.shape, action.shape
     model = make_model(config.model, obs_dim, act_dim, bins)
     model.initialize(torch.Generator().manual_seed(bins))
     seen, done = (fit_normalizer(np.zeros((1, dim), np.float32), Normalize.NONE) for dim in (obs_dim, act_dim))
-    Policy(config, model, torch.zeros(bins, act_dim), seen, done, "demos").save(folder)
+    Policy(config, model, torch.zeros(bins, act_dim), seen, done, digest).save(folder)
     return Evaluation.of(folder, None)
 
 
@@ -159,11 +161,12 @@ def test_entropies_are_printed_beside_the_demonstrations_where_these_are_there(t
     demonstrations = Episodes(observations, np.zeros((3, 9), np.float32), np.array([1, 3]), "kitchen")
     save_episodes(demonstrations, tmp_path / "demos.parquet")
     found = measurement(task, table(task, SOURCE, cooked("kettle", "microwave")))
-    for data, expected in (
-        (DataConfig(path=str(tmp_path / "demos.parquet")), "sequence entropy: 1.00 bits (demonstrated 1.00)"),
-        (DataConfig(path=str(tmp_path / "none.parquet")), "sequence entropy: 1.00 bits\n"),
-        (None, "sequence entropy: 1.00 bits\n"),
+    for name, digest, expected in (
+        ("demos", demonstrations.digest, "sequence entropy: 1.00 bits (demonstrated 1.00)\n"),
+        ("demos", "others", "sequence entropy: 1.00 bits\n"),
+        ("none", demonstrations.digest, "sequence entropy: 1.00 bits\n"),
     ):
+        one = evaluation(tmp_path / name / digest, task, 2, tmp_path / f"{name}.parquet", digest)
         with console.capture() as printed:
-            print_measured(task, found, data)
+            print_measured(task, found, one.policy)
         assert expected in printed.get()

@@ -124,6 +124,16 @@ def test_a_pickle_changes_nothing_outside_itself(tmp_path: Path) -> None:
     assert builtins.set is type(set())
 
 
+def test_attributes_do_not_change_what_a_record_is(tmp_path: Path) -> None:
+    attributes = b"}X\x04\x00\x00\x00pathK\x07s"
+    slots = b"}X\x09\x00\x00\x00argumentsK\x07s"
+    pickled = named("torch._utils", "_rebuild_parameter", b")R", attributes, slots, b"\x86b")
+    archive = Archive(zipped(tmp_path, pickled))
+    assert (archive.tree.path, archive.tree.arguments) == ("torch._utils._rebuild_parameter", 7)
+    with pytest.raises(SnapshotError, match="weight is no tensor"):
+        archive.tensor(archive.tree, "weight")
+
+
 @pytest.mark.parametrize("trunk", ["transformer", "mlp"])
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "before torch 1.6"])
 def test_a_file_that_was_cut_or_changed_is_one_clear_error(trunk: str, new: bool, tmp_path: Path) -> None:
@@ -162,6 +172,7 @@ def test_a_tensor_is_what_its_file_holds(tmp_path: Path) -> None:
         (tensor((2,), (1,), offset=3), "not within the file"),
         (tensor((10**6, 10**6), (0, 0)), "not within the file"),
         (tensor((10**12,), (1,), size=10**12), "not within the file"),
+        (tensor((1,), (2**70,)), "not within the file"),
         (tensor((2,), (-1,), offset=3), "no sound shape"),
         (tensor((2,), (1, 1)), "no sound shape"),
         (tensor((8,), (1,), size=8), "cut short"),
