@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bet.data.formats import DataFormat, detect, load, save
+from bet.data.formats import READ_ONLY, DataFormat, detect, load, save
 from bet.layouts import PushTLayout
 from tests.bet.data.samples import pusht, same
 from tests.bet_ray.commands import Command
@@ -72,8 +72,7 @@ def test_nothing_is_overwritten_not_even_by_itself(convert: Convert, source: Pat
     assert detect(source) is DataFormat.LEROBOT_V21
 
 
-def test_the_help_names_every_format(convert: Convert) -> None:
+def test_the_help_names_every_format_that_is_written(convert: Convert) -> None:
     code, text = convert("--help")
     assert code == 0
-    for kind in DataFormat:
-        assert kind.value in text
+    assert [kind for kind in DataFormat if kind.value not in text] == list(READ_ONLY)

@@ -149,6 +149,8 @@ SHIPPED = {
     "blockpush_demo": 2,
     "blockpush_gamma": 5,
     "blockpush_window": 4,
+    "kitchen_bins": 8,
+    "kitchen_window": 4,
     "pointmass1_modes": 8,
     "pointmass_demo": 12,
     "pusht_race": 45,

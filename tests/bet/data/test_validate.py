@@ -65,11 +65,12 @@ def test_constant_columns_are_told_with_their_value():
 
 
 def test_constant_columns_of_one_value_are_one_line():
-    assert problems(some("kitchen", 60, 9, (40, 40, 30)), tasks.get("kitchen"), "state") == []
-    padded = some("kitchen", 60, 9, (40, 40, 30))
-    observations = padded.observations.copy()
+    made = some("kitchen", 60, 9, (40, 40, 30))
+    observations, actions = made.observations.copy(), np.clip(made.actions, -1, 1)
+    full = Episodes(observations.copy(), actions, made.episode_ends, "kitchen")
+    assert problems(full, tasks.get("kitchen"), "state") == []
     observations[:, 30:] = 0
-    padded = Episodes(observations, padded.actions, padded.episode_ends, "kitchen")
+    padded = Episodes(observations, actions, made.episode_ends, "kitchen")
     (problem,) = problems(padded, tasks.get("kitchen"), "state")
     assert problem.text == "observations: 'goal 0', 'goal 1' and 28 other columns are 0 in every step"
 

@@ -198,7 +198,7 @@ def test_a_directory_that_is_no_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         read_records(tmp_path)
     write_manifest(tmp_path, "train", "pointmass2", {})
-    with pytest.raises(RunError, match="train run"):
+    with pytest.raises(RunError, match="this run is of kind train"):
         read_records(tmp_path)
 
 
