@@ -302,7 +302,7 @@ def test_an_episode_that_always_hangs_ends_as_an_error_and_the_others_finish(
     walkers: Path, faults: Path, tmp_path: Path
 ) -> None:
     write_faults(faults, {2: Fault.HANG})
-    table = walked(walkers, tmp_path, 8, PoolShape(2, 2, patience=1))
+    table = walked(walkers, tmp_path, 8, PoolShape(2, 2, patience=4))
     assert [index for index, end in enumerate(table.column("end").to_pylist()) if end == End.ERROR] == [2]
     assert errors(walkers, tmp_path) == {2: "the 2 workers that ran it alone hung"}
 
