@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import scipy  # its parts when they are used: rollout workers need no statistics, which take a second to import
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import entropy
 
 from bet.envs.blockpush import BLOCK_XY, TOLERANCE, block_distances
 from bet.envs.kitchen import ELEMENTS, ENOUGH, at_goals
@@ -184,7 +184,7 @@ def sequence_entropies(sequences: Sequence[str]) -> dict[str, float]:
     tasks = Counter(name for names in done for name in names)
     tasks[NO_ROUTE] = sum(max(5 - len(names), 0) for names in done)
     counts = {"task entropy": tasks, "sequence entropy": Counter(sequences)}
-    return {what: float(entropy(list(taken.values()), base=2)) for what, taken in counts.items()}
+    return {what: float(scipy.stats.entropy(list(taken.values()), base=2)) for what, taken in counts.items()}
 
 
 @dataclass(frozen=True)

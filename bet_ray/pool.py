@@ -85,6 +85,7 @@ class Pool:
         self._seconds = max(SLICE_SECONDS, actors * SLICE_PER_WORKER)
         self._dispatcher = Dispatcher(slots, actors)
         self._jobs: dict[str, ray.ObjectRef] = {}
+        self._fingerprints: dict[str, str] = {}  # of these jobs
         self._failed_starts = 0
         self._failure: PoolError | None = None
         self._watched = time.monotonic()
@@ -113,6 +114,11 @@ class Pool:
         """Of the workers that have started."""
         return [worker.here for worker in self._workers.values() if worker.here]
 
+    @property
+    def numerics(self) -> str | None:
+        """With which its workers compute; None before one has started."""
+        return next((here.numerics for here in self.whereabouts), None)
+
     def take_usage(self) -> Usage:
         """How well the workers were used since this was last asked."""
         usage, self._usage = self._usage, Usage()
@@ -123,6 +129,8 @@ class Pool:
         name = self._dispatcher.submit(job, indices)
         if len(indices):
             self._jobs[name] = ray.put(job)
+            if job.fingerprint is not None:
+                self._fingerprints[name] = job.fingerprint
         return name
 
     def poll(self, timeout: float = 1.0) -> list[Finished]:
@@ -153,6 +161,7 @@ class Pool:
             self._meter.episodes += len(done)
             if not self._dispatcher.active(done.job):
                 self._jobs.pop(done.job, None)
+                self._fingerprints.pop(done.job, None)
         self._meter.tell(self._dispatcher.waiting, self._dispatcher.leased, self._dispatcher.workers)
         if self._failure is not None and not finished:
             raise self._failure
@@ -185,12 +194,22 @@ class Pool:
             self._dispatcher.join(worker.number)
             self._call(worker)
             return []
+        self._compare(answer)
         self._usage += answer.usage
         self._meter.busy += answer.usage.busy
         self._meter.slots += answer.usage.slots
         finished = self._dispatcher.accept(worker.number, answer.reports)
         self._call(worker)
         return finished
+
+    def _compare(self, answer: Moment) -> None:
+        """Raises `PoolError` where a worker computes other bits than were asked for, or than another worker."""
+        for name, found in answer.fingerprints.items():
+            if name in self._jobs and found != self._fingerprints.setdefault(name, found):
+                raise PoolError(
+                    "a rollout worker computes other bits than whoever asked for the episodes, or than another "
+                    f"worker, though all have {self.numerics!r}: their CPUs differ; run on nodes of one kind"
+                )
 
     def _hire(self) -> None:
         worker = _Worker(next(self._numbers), self._start())

@@ -6,7 +6,7 @@ Trials on any node hand it policies, it hands back episode tables.
 import logging
 import queue
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -124,10 +124,18 @@ class RolloutService:
                 self._active.pop(name).done.set()
 
     def _admit(self, request: _Request) -> bool:
-        """Start what the ledger lacks; False while a twin is under way, for two settings can train equal policies."""
-        if any(active.job.source.key == request.job.source.key for active in self._active.values()):
+        """Start what the ledger lacks; False before a worker is there to say how it computes, and while a twin is under
+        way, for two settings can train equal policies.
+
+        Who asks may have another CPU than the workers, as nodes with a GPU often do: the episodes are the workers'.
+        """
+        if self._pool.numerics is None:
             return False
-        recorded = self._ledger.of(request.job.source)
+        source = replace(request.job.source, numerics=self._pool.numerics)
+        request.job = replace(request.job, source=source, fingerprint=None)
+        if any(active.job.source.key == source.key for active in self._active.values()):
+            return False
+        recorded = self._ledger.of(source)
         known = set(recorded.column("index").to_pylist())
         missing = [index for index in range(request.episodes) if index not in known]
         request.tables, request.left = [recorded], len(missing)

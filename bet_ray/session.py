@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray._private import node, parameter, ray_constants, services, worker
@@ -16,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bet.errors import FailedRunError
 
+ANSWER_SECONDS = 10.0  # for a cluster's port to take a connection
 _Popen = services.ConsolePopen  # with which Ray starts its processes
 _Params = parameter.RayParams
 
@@ -31,6 +33,7 @@ def session(cpus: int | None = None) -> Iterator[int]:
         yield int(ray.cluster_resources().get("CPU", 1))
         return
     if on_cluster():
+        _look_whether_anyone_answers(os.environ["RAY_ADDRESS"])
         _start()
     else:
         _stay_on_loopback()
@@ -51,6 +54,20 @@ def session(cpus: int | None = None) -> Iterator[int]:
             yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def _look_whether_anyone_answers(address: str) -> None:
+    """Ray itself would try for more than ten minutes. Raises `FailedRunError`."""
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        if not (place.hostname and place.port):
+            return  # "auto" and "local", which only Ray knows how to find
+        socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise FailedRunError(
+            f"RAY_ADDRESS={address}: no Ray answers there ({error}); start one (ray start --head), or unset it to "
+            "run on this machine alone"
+        ) from error
 
 
 def _start(**where: Any) -> None:

@@ -15,9 +15,11 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import ray
+import torch
 from numpy.typing import NDArray
 
 from bet import tasks
+from bet.arithmetic import numerics
 from bet.config import Split
 from bet.errors import FailedRunError
 from bet.policy import Policy
@@ -48,7 +50,7 @@ class Job:
     inference: Inference | None = None
     """Who computes actions; None: the workers."""
     fingerprint: str | None = None
-    """`Policy.fingerprint` where the job was made; None: not compared."""
+    """`Policy.fingerprint` where the job was made; None: that of the first worker, which all others must have."""
 
     @classmethod
     def of(
@@ -133,6 +135,8 @@ class Moment:
 
     reports: list[Report]
     usage: Usage
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """`Policy.fingerprint` here, of jobs that were begun in the call."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class Whereabouts:
     node: str
     actor: str
     pid: int
+    numerics: str = ""
+    """With which it computes actions, where nobody does it for it."""
 
 
 HERE = Whereabouts("", "", 0)
@@ -170,18 +176,18 @@ class RolloutWorker:
     """A Ray actor of one CPU: `slots` episodes at once, of as many policies as it is given."""
 
     def __init__(self, slots: int) -> None:
-        import torch
-
         torch.set_num_threads(1)
         self._slots = slots
         self._active: dict[str, _Active] = {}
         self._usage = Usage()
+        self._fingerprints: dict[str, str] = {}
         self._left: float | None = None  # when the last call ended with work still to do
 
     def ready(self) -> Whereabouts:
         """Returns once the worker has started, so that a failed start is not blamed on an episode."""
         context = ray.get_runtime_context()
-        self._here = Whereabouts(context.get_node_id(), context.get_actor_id() or "", os.getpid())
+        cpu = numerics(torch.device("cpu"))
+        self._here = Whereabouts(context.get_node_id(), context.get_actor_id() or "", os.getpid(), cpu)
         return self._here
 
     def advance(
@@ -207,7 +213,7 @@ class RolloutWorker:
             if (done := self._active.pop(name, None)) is not None:
                 done.rollout.close()
         for name, (ref,) in jobs.items():
-            self._active[name] = self._begin(ref)
+            self._active[name] = self._begin(name, ref)
         for lease in new:
             self._active[lease.job].waiting.append(lease)
         finished: dict[str, list[tuple[EpisodeResult, Lease, float]]] = {}
@@ -231,11 +237,12 @@ class RolloutWorker:
         self._left = time.perf_counter()
         self._usage.seconds += self._left - began
         usage, self._usage = self._usage, Usage()
+        fingerprints, self._fingerprints = self._fingerprints, {}
         if not (more or self._work()):
             self._left = None  # nothing is waited for
-        return Moment(reports, usage)
+        return Moment(reports, usage, fingerprints)
 
-    def _begin(self, ref: ray.ObjectRef) -> _Active:
+    def _begin(self, name: str, ref: ray.ObjectRef) -> _Active:
         job: Job = ray.get(ref)
         about, weights = job.packed
         if job.inference is None:
@@ -248,11 +255,8 @@ class RolloutWorker:
                 f"this node computes with {policy.numerics!r}, the episodes were asked for with "
                 f"{job.source.numerics!r}; run on nodes of one kind"
             )
-        if job.fingerprint not in (None, policy.fingerprint(job.recipe.protocol.batch_size)):
-            raise PoolError(
-                f"this node computes other bits than the one that asked for the episodes, though both have "
-                f"{policy.numerics!r}: their CPUs differ; run on nodes of one kind"
-            )
+        if job.inference is None:
+            self._fingerprints[name] = policy.fingerprint(job.recipe.protocol.batch_size)
         return _Active(job, policy, Rollout(policy, job.recipe, job.split, self._slots))
 
     def _work(self) -> bool:

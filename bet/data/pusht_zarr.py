@@ -7,17 +7,18 @@ layout `keypoints9` is made from the state, as in the simulator. Keypoints are w
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.errors import GroupNotFoundError
 
 from bet.data.episodes import DataError, Episodes
 from bet.data.pusht import states_of
 from bet.files import new_folder
 from bet.layouts import PushTLayout, pusht_observations
+
+if TYPE_CHECKING:
+    import zarr  # slow to import, and rollout workers read no demonstrations
 
 _COLUMNS = {"data/state": 5, "data/action": 2, "meta/episode_ends": None}  # None: one-dimensional
 _CHUNK = 1000  # rows
@@ -29,6 +30,9 @@ def load_pusht_zarr(path: Path, layout: PushTLayout = PushTLayout.STATE) -> Epis
     Raises `DataError` naming the path and the key when the folder or an array is absent, unreadable or of the wrong
     shape, or when lengths disagree. Warns when chunks are missing.
     """
+    import zarr
+    from zarr.errors import GroupNotFoundError
+
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give the replay buffer's folder (it usually ends in .zarr)")
@@ -53,6 +57,8 @@ def save_pusht_zarr(episodes: Episodes, path: Path) -> None:
     States are found from the observations, so they are those of another buffer only to the rounding of float32.
     Raises `DataError` for demonstrations that do not show where the block is.
     """
+    import zarr
+
     states = states_of(episodes).astype(np.float32)
     keypoints = pusht_observations(states, PushTLayout.KEYPOINTS9)[:, 2:]
     arrays = {
@@ -67,7 +73,9 @@ def save_pusht_zarr(episodes: Episodes, path: Path) -> None:
             group.create_array(key, data=array, chunks=(min(_CHUNK, len(array)), *array.shape[1:]))
 
 
-def _read(path: Path, group: zarr.Group, key: str, columns: int | None) -> NDArray[Any]:
+def _read(path: Path, group: "zarr.Group", key: str, columns: int | None) -> NDArray[Any]:
+    import zarr
+
     shape = "(E,)" if columns is None else f"(N, {columns})"
     try:
         array = group.get(key)

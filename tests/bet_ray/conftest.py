@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bet import tasks
@@ -56,3 +58,15 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     os.environ[FAULTS_FILE] = str(tmp_path_factory.mktemp("faults") / "faults.json")
     with session(2) as cpus:
         yield cpus
+
+
+@pytest.fixture(autouse=True)
+def _commands_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One that a failed test leaves behind would take the CPUs of all that come after."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getsid(child.pid) == child.pid:  # of `start_new_session`
+                    for process in [child, *child.children(recursive=True)]:
+                        process.kill()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -319,8 +320,9 @@ def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Pat
         f"import sys; sys.argv = ['bet-ray', 'train', *{settings!r}, '--out', {str(tmp_path / 'killed')!r}]\n"
         "from bet_ray.cli import main; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", code], **quiet, start_new_session=True)
+    deadline = time.monotonic() + 300
     while not list((tmp_path / "killed").rglob("checkpoint.pt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -346,7 +348,7 @@ def interrupted(run: Path, sign: str, *arguments: str | Path) -> str:
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(run.rglob(sign)):
         assert process.poll() is None, "it ended before it could be interrupted"
         assert time.monotonic() < deadline

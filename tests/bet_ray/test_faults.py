@@ -69,7 +69,7 @@ def published(run: Path, table: str = "episodes") -> pa.Table:
 
 def eventually(happened: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
     """Wait until something is the case; a process that is to bring it about must not end before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # Ray takes its time to start where others do too
     while not happened():
         assert process is None or process.poll() is None, "it ended before"
         assert time.monotonic() < deadline
@@ -202,43 +202,6 @@ def test_a_driver_that_was_stopped_itself_takes_no_worker_for_hung(
         assert {worker.pid for worker in workers} == {here.pid for here in pool.whereabouts}
     assert table.sort_by("index").equals(undisturbed)
     assert "was lost" not in caplog.text
-
-
-NODES = """
-import sys
-import ray
-from ray.cluster_utils import Cluster
-from bet_ray import evaluate
-from bet_ray.pool import NO_ROLLOUTS
-from bet_ray.session import _start_no_idlers, _stay_on_loopback
-
-_stay_on_loopback()
-_start_no_idlers()
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-doomed = cluster.add_node(num_cpus=1)
-cluster.add_node(num_cpus=2, labels=NO_ROLLOUTS)
-ray.init(address=cluster.address, log_to_driver=False)
-run, out, episodes = sys.argv[1:]
-
-def cut(done, total, before):
-    if done > total // 3 and len(cluster.list_all_nodes()) == 3:
-        cluster.remove_node(doomed, allow_graceful=False)
-
-evaluate(run, episodes=int(episodes), actors=2, slots=8, out=out, progress=cut)
-assert len(cluster.list_all_nodes()) == 2
-"""
-
-
-def test_a_node_that_dies_loses_no_episode_and_none_runs_where_rollouts_are_unwanted(
-    trained: Path, undisturbed: pa.Table, tmp_path: Path
-) -> None:
-    arguments = [sys.executable, "-c", NODES, str(trained), str(tmp_path), str(EPISODES)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert published(tmp_path).equals(undisturbed)
-    execution = published(tmp_path, "execution")
-    assert len(set(execution.column("node").to_pylist())) == 2  # of three: one is for training
-    assert max(execution.column("attempts").to_pylist()) > 1
 
 
 # Episodes that are themselves at fault.

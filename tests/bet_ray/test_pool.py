@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -97,7 +98,30 @@ def test_a_worker_that_computes_other_bits_under_the_same_numerics_is_refused(tr
     assert job.fingerprint
     with Pool(1, 4) as pool:
         pool.submit(replace(job, fingerprint="of another CPU"), [0])
-        with pytest.raises(PoolError, match="this node computes other bits"):
+        with pytest.raises(PoolError, match="a rollout worker computes other bits than whoever asked"):
+            drain(pool)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_where_nobody_said_which_bits_are_asked_for_the_first_worker_does(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OfItsOwnKind(RolloutWorker):
+        def _begin(self, name: str, ref: Any) -> Any:
+            begun = super()._begin(name, ref)
+            self._fingerprints[name] += self._here.actor  # as of a CPU that no other worker has
+            return begun
+
+    monkeypatch.setattr(pool_module, "RolloutWorker", OfItsOwnKind)
+    job = replace(job_of(trained), fingerprint=None)
+    with Pool(1, 4) as pool:
+        pool.submit(job, range(40))
+        assert drain(pool).num_rows == 40
+    with Pool(2, 4) as pool:
+        while len(pool.whereabouts) < 2:
+            pool.poll()
+        pool.submit(job, range(4000))
+        with pytest.raises(PoolError, match="than another worker"):
             drain(pool)
 
 

@@ -4,7 +4,16 @@ import psutil
 import pytest
 import ray
 
+from bet.errors import FailedRunError
 from bet_ray.session import session
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999", "nowhere.invalid:6379"])
+def test_an_address_where_no_ray_answers_is_one_line_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(FailedRunError, match=f"RAY_ADDRESS={address}: no Ray answers there"), session():
+        pass
 
 
 @pytest.mark.slow

@@ -1,21 +1,9 @@
 """Commands run as jobs of a cluster: what is shipped, where results go, what comes back."""
 
-import os
 import re
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -23,9 +11,9 @@ import requests
 from bet.errors import UsageError
 from bet_ray.manifest import read_manifest
 from bet_ray.submit import MOST_BYTES, Tree, placed
+from tests.bet_ray.clusters import REPOSITORY, Head, cluster, wait_for
 from tests.bet_ray.commands import Command
 
-REPOSITORY = Path(__file__).parents[2]
 LONG = 10_000_000  # episodes that nobody waits for
 
 
@@ -102,90 +90,10 @@ def test_a_command_that_cannot_run_is_refused_before_anything_is_sent(
     assert (done.code, message in done.err) == (2, True), done.err
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@dataclass(frozen=True)
-class Head:
-    """A cluster of one node on loopback, that asks for a token."""
-
-    address: str
-    metrics: str
-    environment: dict[str, str]
-
-    def command(self, *arguments: str | Path, token: bool = True) -> subprocess.CompletedProcess[str]:
-        """`bet-ray ...` at another terminal."""
-        environment = self.environment if token else self.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        return subprocess.run(
-            [sys.executable, "-m", "bet_ray", *map(str, arguments)],
-            env=environment | {"RAY_API_SERVER_ADDRESS": self.address},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-
-def wait_for(what: Callable[[], object], seconds: float = 240.0) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(1.0)
-
-
 @pytest.fixture
 def head() -> Iterator[Head]:
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: Ray makes sockets in it
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "metrics-export-port", "ray-client-server-port")
-    ports = {name: free_port() for name in names}
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback alone
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_metrics_report_interval_ms": "1000",
-    }
-    start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
-    start += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-    start += [f"--{name}={port}" for name, port in ports.items()]
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    metrics = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def answers() -> bool:
-        if not processes or processes[-1].poll() is not None:  # Ray gives up after 30 s, which a busy machine may take
-            assert len(processes) < 3, (folder / "head.log").read_text()
-            with (folder / "head.log").open("ab") as log:
-                command = [sys.executable, *start]
-                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-            processes.append(process)
-        if b"Ray runtime started" not in (folder / "head.log").read_bytes():
-            return False
-        try:
-            return requests.get(metrics, timeout=5).ok
-        except requests.ConnectionError:
-            return False
-
-    try:
-        wait_for(answers)
-        yield Head(address, metrics, environment)
-    finally:
-        for process in processes:
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                begun = psutil.Process(process.pid).children(recursive=True)
-                os.killpg(process.pid, signal.SIGKILL)  # `ray start --block` heeds no SIGTERM while a child lives
-                for one in begun:
-                    with suppress(psutil.NoSuchProcess):
-                        one.kill()  # of a group of its own, as a job's
-            process.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
+    with cluster() as started:
+        yield started
 
 
 @pytest.mark.slow
@@ -229,11 +137,3 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
     after = head.command("status", run)
     assert f"{rows:,} of {LONG:,}" in after.stdout, after
     assert ": finished" not in after.stdout
-
-    # One that is waited for, which joins the cluster and ends well.
-    done = head.command(
-        "submit", "--storage", tmp_path, "--wait", "--", "eval", trained, "--episodes", "20", "--out", "runs/f"
-    )
-    assert done.returncode == 0, done
-    assert "20 episodes run in" in done.stdout
-    assert ": finished" in head.command("status", tmp_path / "runs" / "f").stdout

@@ -381,7 +381,8 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     generator = np.random.default_rng(0)
     done, settled = 0, dict[str, int]()
     for kill in range(5):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([sys.executable, "-c", script], **quiet, start_new_session=True)
         _wait_until(lambda: _finished(run) > done, process)  # noqa: B023
         time.sleep(generator.uniform(0, 0.5))
         if kill == 2:
@@ -396,7 +397,7 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
         done = _finished(run)
     resumed = run_sweep(sweep, run, resume=True)
     undisturbed = run_sweep(sweep, tmp_path / "undisturbed")
-    assert [_outcome(trial) for trial in resumed.trials] == [_outcome(trial) for trial in undisturbed.trials]
+    assert [outcome(trial) for trial in resumed.trials] == [outcome(trial) for trial in undisturbed.trials]
     assert resumed.report == undisturbed.report
     keys = [*KEY, "success", "primary", "length", "max_reward"]
     tables = [
@@ -408,13 +409,13 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     assert sorted(trial.user_attrs["trial"] for trial in study.trials) == sorted(t.trial for t in resumed.trials)
 
 
-def _outcome(trial: TrialRecord) -> dict[str, Any]:
+def outcome(trial: TrialRecord) -> dict[str, Any]:
     """All of a trial but how long it took, and how often it was killed."""
     return trial.model_dump(exclude={"train_seconds", "act_seconds", "began", "ended", "failures", "error"})
 
 
 def _wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 300
     while not happened():
         assert process.poll() is None, "the sweep ended before it could be killed"
         assert time.monotonic() < deadline

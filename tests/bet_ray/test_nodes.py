@@ -1,0 +1,103 @@
+"""Several machines: nodes that join and die during an evaluation or a sweep change no row."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from bet_ray import evaluate
+from bet_ray.pool import NO_ROLLOUTS
+from bet_ray.results import KEY
+from bet_ray.sweep import parse_sweep
+from bet_ray.trials import read_trials
+from bet_ray.tuning import run_sweep
+from tests.bet_ray.clusters import cluster, wait_for
+from tests.bet_ray.test_faults import parts_of
+from tests.bet_ray.test_tuning import TREE, outcome
+
+pytestmark = pytest.mark.slow
+
+EPISODES = 1500
+# A head and a node for trainings, where no rollout belongs. One node joins and dies, then another joins.
+EVALUATION = """
+import sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from bet_ray import evaluate
+from bet_ray.ledger import Ledger
+from bet_ray.pool import NO_ROLLOUTS
+from bet_ray.session import _start_no_idlers, _stay_on_loopback
+from bet import tasks
+
+_stay_on_loopback()
+_start_no_idlers()
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=2, labels=NO_ROLLOUTS)
+ray.init(address=cluster.address, log_to_driver=False)
+run, out, episodes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+joined = []
+
+def ran_on(node):
+    table = Ledger(out, tasks.get("pointmass2")).execution.read()
+    return node.node_id in table.column("node").to_pylist()
+
+def disturb(done, total, before):
+    if not joined and done > 0:
+        joined.append(cluster.add_node(num_cpus=1))
+    elif len(joined) == 1 and ran_on(joined[0]):
+        cluster.remove_node(joined[0], allow_graceful=False)
+        joined.append(cluster.add_node(num_cpus=1))
+
+evaluate(run, episodes=episodes, actors=2, slots=4, out=out, progress=disturb)
+assert len(joined) == 2
+assert ran_on(joined[1])
+"""
+SWEEP = TREE | {
+    "space": {"bins": [1, 6], "window": [1, 2]},
+    "eval": {"episodes": 300, "rungs": 2, "winner_episodes": 30},
+    "resources": {"actors": 2, "cpus": 5},
+}
+
+
+def rows(run: Path, table: str = "episodes") -> pa.Table:
+    return pq.read_table(run / table).sort_by([(name, "ascending") for name in KEY])
+
+
+def test_nodes_that_join_and_die_during_an_evaluation_change_no_row(trained: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", EVALUATION, str(trained), str(tmp_path / "run"), str(EPISODES)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert evaluate(trained, episodes=EPISODES, actors=1).equals(rows(tmp_path / "run"))
+    execution = rows(tmp_path / "run", "execution")
+    assert len(set(execution.column("node").to_pylist())) == 3  # of four: one is for training
+    assert max(execution.column("attempts").to_pylist()) > 1
+
+
+def test_a_submitted_sweep_whose_node_dies_ends_with_the_table_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """Two nodes: the head, which has the driver and trainings, and one with all rollouts and a training, which dies
+    when the first rows are recorded. Another takes its place.
+    """
+    sweep, file = parse_sweep(SWEEP, "test"), tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(SWEEP))
+    disturbed, undisturbed = tmp_path / "runs" / "s", tmp_path / "undisturbed"
+    with cluster(NO_ROLLOUTS) as head:
+        doomed = head.join("--num-cpus=3")
+        job = head.start("submit", "--wait", "--storage", tmp_path, "--", "sweep", file, "--out", "runs/s")
+        wait_for(lambda: job.poll() is not None or parts_of(disturbed))
+        assert job.poll() is None, job.communicate()[0]
+        doomed.kill()
+        head.join("--num-cpus=3")
+        said, _ = job.communicate(timeout=300)
+        assert job.returncode == 0, said
+        assert ": finished" in head.command("status", disturbed).stdout
+    run_sweep(sweep, undisturbed)
+    trials = [read_trials(run, sweep.objective) for run in (disturbed, undisturbed)]
+    assert [outcome(trial) for trial in trials[0]] == [outcome(trial) for trial in trials[1]]
+    assert rows(disturbed).equals(rows(undisturbed))
+    lost = sum(trial.failures for trial in trials[0]) + max(rows(disturbed, "execution")["attempts"].to_pylist()) - 1
+    assert lost > 0  # the node had something to lose
