@@ -1,6 +1,7 @@
 """Commands run as jobs of a cluster: what is shipped, where results go, what comes back."""
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
