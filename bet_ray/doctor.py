@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -35,7 +34,6 @@ DISK_FULL, DISK_LOW = 1.0, 10.0  # GB free, of a run directory's disk
 MEMORY_LOW = 2.0  # GB free; Ray kills workers where less than a twentieth is
 CLOCKS_APART = 2.0  # seconds between a file system's clock and ours, beyond which times of files mislead
 GL_SECONDS = 60.0
-CLUSTER_SECONDS = 5.0  # for a cluster's head to take a connection; Ray itself waits for minutes
 MUJOCO_GL = "MUJOCO_GL"
 MAKE_ROOM = "make room, or give --out on another disk"
 REINSTALL = "install again: pip install -c constraints.txt -e ."
@@ -350,32 +348,15 @@ def _ray() -> Iterator[Finding]:
     import numpy as np
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
-    from ray.exceptions import AuthenticationError
 
-    from bet_ray.session import last_line, on_cluster, session
+    from bet_ray.session import on_cluster, session
 
-    address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    try:
-        if port.isdigit():
-            socket.create_connection((host, int(port)), CLUSTER_SECONDS).close()
-    except OSError as error:
-        found = f"RAY_ADDRESS is {address}: {error.strerror or error}"
-        yield fail("Ray", found, "start Ray there, or unset RAY_ADDRESS for a private one")
-        return
     began = time.monotonic()
     with ExitStack() as opened:
         try:
             cpus = opened.enter_context(session())
         except FailedRunError as error:
-            reason = error.__cause__ or error
-            if isinstance(reason, AuthenticationError):
-                fix = "put the cluster's token (on its head: ray get-auth-token) into RAY_AUTH_TOKEN or the file of "
-                yield fail(
-                    "Ray", str(reason).partition(". ")[0], f"{fix}RAY_AUTH_TOKEN_PATH; without a cluster unset both"
-                )
-            else:
-                yield fail("Ray", last_line(reason), "see /tmp/ray/session_latest/logs; on a busy machine try again")
+            yield _no_ray(error)
             return
         where = f"the cluster at {os.environ['RAY_ADDRESS']}" if on_cluster() else "a private one"
         nodes = sum(node["Alive"] for node in ray.nodes())
@@ -390,6 +371,21 @@ def _ray() -> Iterator[Finding]:
             yield ok("Ray auth", "a token is asked for")
         else:
             yield warn("Ray auth", "off: whoever reaches its ports runs code", "export RAY_AUTH_MODE=token")
+
+
+def _no_ray(error: FailedRunError) -> Finding:
+    from ray.exceptions import AuthenticationError
+
+    from bet_ray.session import on_cluster
+
+    found = str(error).rpartition("; ")[0]  # what follows is for those who have not asked the doctor
+    if isinstance(error.__cause__, AuthenticationError):
+        found = str(error.__cause__).partition(". ")[0]
+        fix = "put the cluster's token (on its head: ray get-auth-token) into RAY_AUTH_TOKEN or the file of "
+        return fail("Ray", found, f"{fix}RAY_AUTH_TOKEN_PATH; without a cluster unset both")
+    if on_cluster():
+        return fail("Ray", found, "start Ray there (ray start --head), or unset RAY_ADDRESS for a private one")
+    return fail("Ray", found, "see /tmp/ray/session_latest/logs; on a busy machine try again")
 
 
 class _Echo:
