@@ -3,6 +3,7 @@
 A check that cannot be made is a failure of what it checks, and says what to mend.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import time
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -23,6 +25,7 @@ from uuid import uuid4
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from bet.errors import FailedRunError
 from bet.files import replacing
 from bet.wording import counted
 
@@ -31,6 +34,8 @@ DISK_FULL, DISK_LOW = 1.0, 10.0  # GB free, of a run directory's disk
 MEMORY_LOW = 2.0  # GB free; Ray kills workers where less than a twentieth is
 CLOCKS_APART = 2.0  # seconds between a file system's clock and ours, beyond which times of files mislead
 GL_SECONDS = 60.0
+MUJOCO_GL = "MUJOCO_GL"
+MAKE_ROOM = "make room, or give --out on another disk"
 REINSTALL = "install again: pip install -c constraints.txt -e ."
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 _GL = """
@@ -89,9 +94,9 @@ def checks(runs: Path, *, with_ray: bool = True) -> list[Check]:
         Check("python", _python, REINSTALL),
         Check("packages", _packages, REINSTALL),
         Check("torch", _torch, "pip install torch, and see pytorch.org for your GPU"),
+        Check("MuJoCo GL", _gl, "install EGL or OSMesa (apt: libegl1, libosmesa6), or set MUJOCO_GL"),
         Check("simulators", _simulators, REINSTALL),
         Check("pictures", _pictures, "pip install pillow"),
-        Check("MuJoCo GL", _gl, "install EGL or OSMesa (apt: libegl1, libosmesa6), or set MUJOCO_GL"),
         Check("demonstrations", _demonstrations, "bet-ray data download, bet-ray data generate"),
         Check("run directories", partial(_disk, runs), f"make {runs} writable, or run elsewhere with --out"),
         Check("clock", partial(_clock, runs), "set the clock (chronyd, ntpd)"),
@@ -106,10 +111,27 @@ def examine(check: Check) -> list[Finding]:
     try:
         found.extend(check.run())
     except Exception as error:  # broken installations raise anything
-        reason = str(error).strip().splitlines()
-        fix = REINSTALL if isinstance(error, ImportError) else check.fix
-        found.append(fail(check.what, f"{type(error).__name__}: {reason[0] if reason else ''}", fix))
+        found.append(fail(check.what, _reason(error), _reinstall(error) or check.fix))
     return found
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+def _reinstall(error: Exception) -> str | None:
+    """What mends a package that does not load. For pip it is installed, until it is told to do so again."""
+    if not isinstance(error, (ImportError, OSError)):
+        return None
+    modules = [getattr(error, "name", None)]
+    if not isinstance(error, ModuleNotFoundError):  # else a package lacks another, not a part of itself
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules += [frame.f_globals.get("__name__") for frame in reversed(frames)]
+    owners = metadata.packages_distributions()
+    for package in (owners[top][0] for module in modules if (top := (module or "").partition(".")[0]) in owners):
+        if package != "bet-ray":
+            return f"pip install --force-reinstall --no-deps {package}=={metadata.version(package)}"
+    return REINSTALL if isinstance(error, ImportError) else None
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
@@ -190,7 +212,7 @@ def _simulators() -> Iterator[Finding]:
                 observations, *_ = env.step(actions)
                 assert np.isfinite(observations).all(), "an observation is not finite"
         except Exception as error:
-            yield fail(f"simulator {task.name}", f"{type(error).__name__}: {error}", "install its packages again")
+            yield fail(f"simulator {task.name}", _reason(error), _reinstall(error) or REINSTALL)
         else:
             yield ok(f"simulator {task.name}", f"a reset and a step in {1e3 * (time.perf_counter() - began):.1f} ms")
 
@@ -212,17 +234,25 @@ def _pictures() -> Iterator[Finding]:
 
 def _gl() -> Iterator[Finding]:
     """In a process of its own: where drivers are missing, it may not end with an exception."""
-    backend = os.environ.get("MUJOCO_GL", "the default")
-    for tried in dict.fromkeys((backend, "egl", "osmesa")):
-        environment = os.environ | ({} if tried == "the default" else {"MUJOCO_GL": tried})
-        done = subprocess.run(
-            [sys.executable, "-c", _GL], env=environment, capture_output=True, timeout=GL_SECONDS, check=False
-        )
-        if done.returncode == 0 and tried == backend:
-            yield ok("MuJoCo GL", f"draws, with {backend}")
-            return
-        if done.returncode == 0:
-            yield warn("MuJoCo GL", f"draws with {tried}, not with {backend}", f"export MUJOCO_GL={tried}")
+
+    def runs(code: str, backend: str | None) -> bool:
+        environment = os.environ | ({MUJOCO_GL: backend} if backend else {})
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=GL_SECONDS, check=False)
+        return done.returncode == 0
+
+    backend = os.environ.get(MUJOCO_GL)
+    if runs(_GL, backend):
+        yield ok("MuJoCo GL", f"draws, with {backend or 'the default'}")
+        return
+    if backend and not runs("import mujoco", backend) and runs("import mujoco", "egl"):
+        yield fail("MuJoCo GL", f"{MUJOCO_GL} is {backend}, with which no simulator starts", f"unset {MUJOCO_GL}")
+        del os.environ[MUJOCO_GL]  # for the other checks
+        return
+    for other in ("egl", "osmesa"):
+        if other != backend and runs(_GL, other):
+            found = f"draws with {other}, not with {backend or 'the default'}"
+            yield warn("MuJoCo GL", found, f"export {MUJOCO_GL}={other}")
             return
     yield warn(
         "MuJoCo GL",
@@ -257,7 +287,9 @@ def _disk(runs: Path) -> Iterator[Finding]:
             file.write(b"bet-ray doctor")
         assert probe.read_bytes() == b"bet-ray doctor", "a file reads back otherwise than it was written"
     except OSError as error:
-        yield fail("run directories", f"{there}: {error.strerror}", f"make {there} writable, or give another --out")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = MAKE_ROOM if full else f"make {there} writable, or give another --out"
+        yield fail("run directories", f"{there}: {error.strerror}", fix)
         return
     finally:
         with suppress(OSError):
@@ -266,25 +298,25 @@ def _disk(runs: Path) -> Iterator[Finding]:
     found = f"{there} is written, {free:,.1f} GB free"
     if free < DISK_LOW:
         health = Health.FAIL if free < DISK_FULL else Health.WARN
-        yield Finding("run directories", health, found, "make room, or give --out on another disk")
+        yield Finding("run directories", health, found, MAKE_ROOM)
     else:
         yield ok("run directories", found)
 
 
 def _clock(runs: Path) -> Iterator[Finding]:
     """Against the file system's, which on a shared one is a server's, and against one that nobody sets."""
-    there = next(
-        folder
-        for folder in (runs.absolute(), *runs.absolute().parents)
-        if folder.is_dir() and os.access(folder, os.W_OK)
-    )
+    folders = (runs.absolute(), *runs.absolute().parents)
+    there = next((folder for folder in folders if folder.is_dir() and os.access(folder, os.W_OK)), Path.home())
     probe = there / f".bet-ray-doctor-{uuid4().hex[:8]}"
     steady, wall = time.monotonic(), time.time()
     try:
         probe.touch()
         apart = probe.stat().st_mtime - time.time()
+    except OSError:
+        return  # the disk's affair
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     time.sleep(0.05)
     drift = (time.time() - wall) - (time.monotonic() - steady)
     if abs(apart) > CLOCKS_APART:
@@ -320,7 +352,12 @@ def _ray() -> Iterator[Finding]:
     from bet_ray.session import on_cluster, session
 
     began = time.monotonic()
-    with session() as cpus:
+    with ExitStack() as opened:
+        try:
+            cpus = opened.enter_context(session())
+        except FailedRunError as error:
+            yield _no_ray(error)
+            return
         where = f"the cluster at {os.environ['RAY_ADDRESS']}" if on_cluster() else "a private one"
         nodes = sum(node["Alive"] for node in ray.nodes())
         yield ok("Ray", f"{ray.__version__}, {where}: {counted(nodes, 'node')}, {counted(cpus, 'CPU')}")
@@ -334,6 +371,21 @@ def _ray() -> Iterator[Finding]:
             yield ok("Ray auth", "a token is asked for")
         else:
             yield warn("Ray auth", "off: whoever reaches its ports runs code", "export RAY_AUTH_MODE=token")
+
+
+def _no_ray(error: FailedRunError) -> Finding:
+    from ray.exceptions import AuthenticationError
+
+    from bet_ray.session import on_cluster
+
+    found = str(error).rpartition("; ")[0]  # what follows is for those who have not asked the doctor
+    if isinstance(error.__cause__, AuthenticationError):
+        found = str(error.__cause__).partition(". ")[0]
+        fix = "put the cluster's token (on its head: ray get-auth-token) into RAY_AUTH_TOKEN or the file of "
+        return fail("Ray", found, f"{fix}RAY_AUTH_TOKEN_PATH; without a cluster unset both")
+    if on_cluster():
+        return fail("Ray", found, "start Ray there (ray start --head), or unset RAY_ADDRESS for a private one")
+    return fail("Ray", found, "see /tmp/ray/session_latest/logs; on a busy machine try again")
 
 
 class _Echo:

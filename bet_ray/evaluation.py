@@ -22,9 +22,10 @@ from bet.protocol import Recipe
 from bet.rollout import End
 from bet.tasks import SimulatedTask
 from bet.wording import counted, duration
+from bet_ray.driver import this_process
 from bet_ray.inference import Inference
 from bet_ray.ledger import Ledger
-from bet_ray.manifest import EVALUATIONS, UNDER_WAY, RunError, amend_manifest, read_manifest
+from bet_ray.manifest import DRIVER, EVALUATIONS, UNDER_WAY, RunError, amend_manifest, read_manifest
 from bet_ray.pool import PATIENCE, Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import END, episodes_schema, unique_rows
@@ -289,7 +290,12 @@ def _ledgers(evaluations: Sequence[Evaluation]) -> dict[Path, Ledger]:
 def _announce(one: Evaluation, episodes: int, missing: int) -> None:
     """Leave in the manifest that an evaluation has begun, for whoever looks on; once it has ended, `_note` follows."""
     assert one.ledger is not None
-    entry = one.job.source.key | {"began": _now(), "episodes": episodes, "missing": missing}
+    entry = one.job.source.key | {
+        "began": _now(),
+        "episodes": episodes,
+        "missing": missing,
+        DRIVER: this_process(),
+    }
 
     def begin(manifest: dict[str, Any]) -> None:
         manifest[UNDER_WAY] = [*_others(manifest, one), entry]

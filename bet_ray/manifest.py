@@ -13,12 +13,14 @@ from filelock import FileLock
 
 from bet.errors import UsageError
 from bet.files import replacing
+from bet_ray.driver import this_process
 
 MANIFEST = "manifest.json"
 SWEEP_YAML = "sweep.yaml"  # the sweep as it was resolved: what repeats it
 WANDB, TENSORBOARD = "wandb", "tensorboard"  # folders of trackers
 EVALUATIONS, CERTIFICATE = "evaluations", "certificate"  # keys that are added after a run began
 UNDER_WAY = "under_way"  # the same: evaluations that have begun; one that stays was interrupted, or killed
+DRIVER = "driver"  # of a run, and of an evaluation under way: the process
 LOCK, SWEEP_LOCK = ".lock", ".sweep.lock"
 GIT_REVISION = "BET_GIT_REVISION"  # environment variable: of the checkout that a job's copy was made of
 TURN_SECONDS = 60.0  # to wait for another process
@@ -52,6 +54,7 @@ def _write_manifest(run: Path, kind: str, task: str, what: dict[str, Any]) -> No
         "python": platform.python_version(),
         "git": git_revision(Path(__file__).parent),
         "host": {"system": platform.platform(), "cpus": os.cpu_count()},
+        DRIVER: this_process(),
     }
     write_text(run / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 

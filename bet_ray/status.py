@@ -1,6 +1,6 @@
 """How far a run is, by what lies in its directory: also of a run on another machine, or of one that died. Only reads.
 
-Whether its process lives is not written anywhere; when something was last written is.
+On the machine that it ran on, whether its process lives; elsewhere, when something was last written.
 """
 
 import json
@@ -21,9 +21,10 @@ from bet.config import Config
 from bet.measure import Measurement
 from bet.rollout import End
 from bet.tasks import SimulatedTask
+from bet_ray.driver import lives
 from bet_ray.evaluation import measurement
 from bet_ray.ledger import Ledger
-from bet_ray.manifest import LOCK, MANIFEST, SWEEP_LOCK, UNDER_WAY, read_manifest
+from bet_ray.manifest import DRIVER, LOCK, MANIFEST, SWEEP_LOCK, UNDER_WAY, read_manifest
 from bet_ray.results import END, ERROR, KEY
 from bet_ray.selection import RaceRecord, read_race
 from bet_ray.sweep import Sweep, parse_sweep
@@ -100,13 +101,17 @@ class RunStatus:
     """Of a sweep only those under way: its trials tell of the others."""
     errors: list[str]
     """Distinct ones, the most frequent first."""
+    made: bool
+    """All that was to be trained or searched is."""
+    running: int | None
+    """The process id of what drives it, seen alive."""
+    ended: bool
+    """What drove it is seen to live no more."""
 
     @property
     def finished(self) -> bool:
         """Nothing that was asked for is missing."""
-        searched = self.search is None or self.search.over
-        trained = self.search is not None or all(one.epochs >= one.of_epochs for one in self.trainings)
-        return searched and trained and all(one.asked is None for one in self.rollouts)
+        return self.made and all(one.asked is None for one in self.rollouts)
 
 
 def status(run: Path) -> RunStatus:
@@ -116,23 +121,31 @@ def status(run: Path) -> RunStatus:
     sweep = parse_sweep(manifest["sweep"], str(run / MANIFEST)) if "sweep" in manifest else None
     trials = [] if sweep is None else read_trials(run, sweep.objective)
     reasons = Counter(trial.error for trial in trials if trial.error)
-    episodes, rollouts = 0, []
+    episodes, rollouts, under_way = 0, [], manifest.get(UNDER_WAY, [])
     if isinstance(task, SimulatedTask):
         ledger = Ledger(run, task, watched=True)
         rows = ledger.read()
         episodes = rows.num_rows
-        rollouts = list(_rollouts(task, rows, manifest.get(UNDER_WAY, ()), written, every=sweep is None))
+        rollouts = list(_rollouts(task, rows, under_way, written, every=sweep is None))
         reasons.update(reason for reason in ledger.execution.read().column(ERROR).to_pylist() if reason)
+    trainings = list(_trainings(run, manifest) if sweep is None else _trainings_of(run, sweep, trials))
+    search = None if sweep is None else _search(run, sweep, trials)
+    made = all(one.epochs >= one.of_epochs for one in trainings) if search is None else search.over
+    drivers = [one[DRIVER] for one in (*([] if made else [manifest]), *under_way) if DRIVER in one]
+    alive = [lives(driver) for driver in drivers]
     return RunStatus(
         run,
         manifest.get("kind", "eval"),
         task.name,
         written,
-        list(_trainings(run, manifest) if sweep is None else _trainings_of(run, sweep, trials)),
-        None if sweep is None else _search(run, sweep, trials),
+        trainings,
+        search,
         episodes,
         rollouts,
         [reason for reason, _ in reasons.most_common()],
+        made,
+        next((driver["pid"] for driver, lives_ in zip(drivers, alive, strict=True) if lives_), None),
+        set(alive) == {False},
     )
 
 

@@ -26,9 +26,9 @@ RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
 
 # The batch script runs on the first node. Jobs that share a node differ in the port.
 head=$(hostname)
-address=$(getent ahostsv4 "$head" | awk '$1 !~ /^127\./ { print $1; exit }')
+address=${BET_RAY_ADDRESS:-$(getent ahostsv4 "$head" | awk '$1 !~ /^127\./ { print $1; exit }')}
 port=$((20000 + SLURM_JOB_ID % 10000))
-: "${address:?"$head has no address that other nodes reach"}"
+: "${address:?"the name of $head leads to no address that other nodes reach; give it one with BET_RAY_ADDRESS"}"
 cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-$(nproc)}}
 
 # Ray ends with its step, and nothing else of the user's does (`ray stop` would end every Ray on the node).
@@ -41,12 +41,15 @@ finish() {
     trap - EXIT
     [[ ${#steps[@]} -eq 0 ]] || kill "${steps[@]}" 2> /dev/null || true
     wait
+    on "$SLURM_JOB_NUM_NODES" rm -rf "$temporary"
+    wait
 }
 trap finish EXIT
 
 # A CPU of the first node is the driver's. Temporary files are the node's own; the dashboard would listen for nobody.
+temporary=/tmp/ray-$SLURM_JOB_ID
 on 1 --nodelist="$head" ray start --head --block --node-ip-address="$address" --port="$port" \
-    --num-cpus=$((cpus > 1 ? cpus - 1 : 1)) --include-dashboard=false --temp-dir="/tmp/ray-$SLURM_JOB_ID"
+    --num-cpus=$((cpus > 1 ? cpus - 1 : 1)) --include-dashboard=false --temp-dir="$temporary"
 if ((SLURM_JOB_NUM_NODES > 1)); then
     on $((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" ray start --address="$address:$port" --block --num-cpus="$cpus"
 fi
@@ -74,16 +77,16 @@ while (there := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[1]):
 print(f"{there} nodes, {ray.cluster_resources().get('CPU', 0):.0f} CPUs")
 PYTHON
 ready=$!
-wait -n "${steps[0]}" "$ready" || { kill "$ready" 2> /dev/null || true; exit 1; } # whichever failed has said why
+wait -n "${steps[@]}" "$ready" || { kill "$ready" 2> /dev/null || true; exit 1; } # whichever failed has said why
 
 # Slurm's signal before the end of the time comes here alone; the driver takes it as Ctrl-C, and leaves what --resume needs.
 bet-ray "$@" &
-driver=$!
-trap 'kill -TERM "$driver"' TERM
+driver=$! told=
+trap 'told=yes; kill -TERM "$driver" 2> /dev/null || true' TERM
 code=0
 wait "$driver" || code=$?
-while kill -0 "$driver" 2> /dev/null; do # the signal ended the first wait
-    code=0
+while [[ $told ]]; do # the signal ended the wait, too
+    told='' code=0
     wait "$driver" || code=$?
 done
 exit "$code"

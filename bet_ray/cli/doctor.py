@@ -25,7 +25,8 @@ def doctor(
     with errors.status("") as line:
         for check in checks(runs, with_ray=not quick):
             line.update(check.what)
-            found += examine(check)
+            told = {finding.found for finding in found if finding.fix}
+            found += [finding for finding in examine(check) if finding.found not in told]  # one fault breaks several
     table = board()
     for name in ("check", "", "found"):
         table.add_column(name, overflow="fold", no_wrap=name != "found")

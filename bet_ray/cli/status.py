@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bet_ray.status import RunStatus, Search
 
 EXAMPLES = "Examples: `bet-ray status runs/s` from another terminal · `watch -n 5 bet-ray status runs/s`"
-QUIET = 120.0  # seconds without a write after which a run may have died; a long epoch is as quiet
+QUIET = 120.0  # seconds without a write after which a run elsewhere may have died; a long epoch is as quiet
 TOLD = 5  # errors, and trainings under way
 
 
@@ -23,9 +23,8 @@ def status(run: Annotated[Path, typer.Argument(help="Run directory; it is only r
 
     found = look(run)
     age = max((datetime.now(UTC) - found.written).total_seconds(), 0.0)
-    state = "finished" if found.finished else "under way" if age < QUIET else "unfinished, and quiet: died, or slow"
     console.print(
-        f"{found.kind} of {found.task} in {found.run}: {state} · last write {duration(age)} ago · "
+        f"{found.kind} of {found.task} in {found.run}: {_state(found, age)} · last write {duration(age)} ago · "
         f"{counted(found.episodes, 'episode')} recorded",
         markup=False,
     )
@@ -40,6 +39,16 @@ def status(run: Annotated[Path, typer.Argument(help="Run directory; it is only r
         _print_rollouts(found)
     for reason in found.errors[:TOLD]:
         console.print(f"  error: {reason}", markup=False, style="red")
+
+
+def _state(found: "RunStatus", age: float) -> str:
+    if found.finished:
+        return "finished"
+    if found.running is not None:
+        return f"running (pid {found.running})"
+    if found.ended:
+        return f"its process has ended, the same command goes on{'' if found.made else ' with --resume'}"
+    return "under way" if age < QUIET else "unfinished, and quiet: died, or slow"
 
 
 def _print_search(search: "Search") -> None:

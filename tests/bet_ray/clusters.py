@@ -97,9 +97,10 @@ class Head:
         return node
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """`bet-ray ...` at another terminal."""
+        """`bet-ray ...` at another terminal, where one may type Ctrl-C: also if these tests run in the background."""
+        listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         return subprocess.Popen(
-            [sys.executable, "-m", "bet_ray", *map(str, arguments)],
+            [sys.executable, "-c", f"{listens}; from bet_ray.cli import main; main()", *map(str, arguments)],
             env=self.environment | {"RAY_API_SERVER_ADDRESS": self.address},
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,22 @@ def test_on_a_healthy_machine_nothing_fails_and_nothing_is_left_behind(tmp_path:
 @pytest.mark.slow
 def test_on_a_broken_machine_each_fault_has_a_line_and_a_fix(tmp_path: Path) -> None:
     shadow = tmp_path / "shadow"
-    (shadow / "mujoco").mkdir(parents=True)
-    (shadow / "mujoco" / "__init__.py").write_text("raise ImportError('libmujoco.so: cannot open shared object file')")
+    (shadow / "pymunk").mkdir(parents=True)
+    (shadow / "pymunk" / "__init__.py").write_text(
+        "raise ImportError('libchipmunk.so: cannot open shared object file')"
+    )
     (shadow / "optuna-1.0.dist-info").mkdir()
     (shadow / "optuna-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: optuna\nVersion: 1.0\n")
     (tmp_path / "runs").write_text("a file where a folder should be")
-    environment = os.environ | {"PYTHONPATH": f"{shadow}{os.pathsep}{REPOSITORY}"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{shadow}{os.pathsep}{REPOSITORY}",
+        "MUJOCO_GL": "nonsense",
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+    }
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        environment.pop(name, None)
     done = subprocess.run(
-        [sys.executable, "-m", "bet_ray", "doctor", "--quick", "--runs", str(tmp_path / "runs")],
+        [sys.executable, "-m", "bet_ray", "doctor", "--runs", str(tmp_path / "runs")],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -45,13 +54,25 @@ def test_on_a_broken_machine_each_fault_has_a_line_and_a_fix(tmp_path: Path) -> 
     )
     assert done.returncode == 1, done
     failed = re.findall(r"^ (\S.*?)\s+fail ", done.stdout, re.MULTILINE)
-    assert {"package optuna", "simulators", "run directories"} <= set(failed)
-    assert "simulators: install again" in done.stdout
-    assert "libmujoco.so: cannot open shared object file" in done.stdout
+    assert failed == ["package optuna", "MuJoCo GL", "simulators", "run directories", "Ray"]
+    assert "libchipmunk.so: cannot open shared object file" in done.stdout
+    assert f"simulators: pip install --force-reinstall --no-deps pymunk=={version('pymunk')}\n" in done.stdout
     assert "1.0, >=4.5 is needed" in done.stdout
     assert "package optuna: pip install 'optuna>=4.5'" in done.stdout
-    assert f"{len(failed)} checks failed" in done.stdout
+    assert "MUJOCO_GL is nonsense, with which no simulator starts" in done.stdout
+    assert "MuJoCo GL: unset MUJOCO_GL\n" in done.stdout
+    assert "RAY_AUTH_TOKEN_PATH is set but file cannot be opened or is empty" in done.stdout
+    assert "Ray: put the cluster's token" in done.stdout
+    assert "5 checks failed" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_cluster_that_does_not_answer_fails_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    (finding,) = examine(checks(tmp_path)[-1])
+    assert (finding.what, finding.health) == ("Ray", Health.FAIL)
+    assert finding.found.startswith("RAY_ADDRESS=127.0.0.1:9: no Ray answers there")
+    assert "unset RAY_ADDRESS" in finding.fix
 
 
 def test_a_run_directory_that_cannot_be_written_fails_and_one_that_can_is_left_as_it_was(tmp_path: Path) -> None:

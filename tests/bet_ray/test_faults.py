@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.util.metrics import Counter
 
 from bet import tasks
 from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
 from bet.rollout import NOT_FINITE, NOT_FINITE_STEP, End
-from bet_ray import dispatch, evaluate
+from bet_ray import dispatch, evaluate, meter
 from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, evaluate_all
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import RunError
@@ -94,11 +96,25 @@ def parts_of(run: Path) -> list[Path]:
     return list((run / "episodes" / PARTS).glob("*.parquet"))
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, float]:
+    """By how much pools have raised the counters of the Prometheus endpoint."""
+    sums: defaultdict[str, float] = defaultdict(float)
+
+    class Recorded(Counter):
+        def inc(self, value: float = 1.0, tags: Any = None) -> None:
+            super().inc(value, tags)
+            sums[self.info["name"]] += value
+
+    monkeypatch.setattr(meter, "Counter", Recorded)
+    return sums
+
+
 # Workers and nodes that die, hang or never start.
 
 
-def test_workers_killed_with_kill_9_one_after_the_other_change_no_row(
-    trained: Path, undisturbed: pa.Table, tmp_path: Path
+def test_workers_killed_with_kill_9_one_after_the_other_change_no_row_and_are_counted(
+    trained: Path, undisturbed: pa.Table, tmp_path: Path, told: Mapping[str, float], caplog: pytest.LogCaptureFixture
 ) -> None:
     killed: list[int] = []
 
@@ -116,8 +132,12 @@ def test_workers_killed_with_kill_9_one_after_the_other_change_no_row(
     assert published(tmp_path).equals(undisturbed)
     execution = published(tmp_path, "execution")
     assert execution.column("index").to_pylist() == list(range(EPISODES))
-    assert max(execution.column("attempts").to_pylist()) > 1
+    attempts = execution.column("attempts").to_pylist()
+    assert max(attempts) > 1
     assert execution.column("error").null_count == EPISODES
+    assert told["bet_episodes"] == EPISODES
+    assert told["bet_workers_lost"] == caplog.text.count("a rollout worker was lost") > 0
+    assert told["bet_retries"] >= sum(attempts) - EPISODES  # and those that no slot had begun
 
 
 def test_a_worker_killed_while_it_starts_is_replaced_and_blamed_on_no_episode(

@@ -1,12 +1,19 @@
 """Status tells of a run by its directory alone, whatever became of its process, and changes nothing."""
 
+import json
+import os
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bet_ray.driver import this_process
 from bet_ray.ledger import PARTS, Ledger
-from bet_ray.manifest import UNDER_WAY, RunError, write_manifest
+from bet_ray.manifest import DRIVER, UNDER_WAY, RunError, amend_manifest, write_manifest
 from bet_ray.status import status
 from bet_ray.trials import Status, write_record
 from tests.bet_ray.commands import Command
@@ -18,10 +25,10 @@ def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
 
 
-def evaluated(run: Path, done: int, asked: int) -> Ledger:
+def evaluated(run: Path, done: int, asked: int, **more: Any) -> Ledger:
     """An evaluation that began 100 seconds ago, of which `done` episodes are recorded."""
     began = (datetime.now(UTC) - timedelta(seconds=100)).isoformat()
-    entry = SOURCE.key | {"began": began, "episodes": asked, "missing": asked}
+    entry = SOURCE.key | {"began": began, "episodes": asked, "missing": asked, **more}
     write_manifest(run, "eval", TASK.name, {UNDER_WAY: [entry]})
     ledger = Ledger(run, TASK)
     ledger.append(*rows(list(range(done))))
@@ -36,6 +43,44 @@ def test_an_evaluation_under_way_shows_its_rates_so_far_and_the_time_left(tmp_pa
     assert one.found is not None
     assert one.found.success.estimate == 17 / 50
     assert one.remaining == pytest.approx(300, rel=0.1)
+
+
+@pytest.fixture
+def dead() -> dict[str, Any]:
+    """A process that was on this machine."""
+    told = "import json; from bet_ray.driver import this_process; print(json.dumps(this_process()))"
+    return json.loads(subprocess.run([sys.executable, "-c", told], capture_output=True, check=True).stdout)
+
+
+def state_of(run: Path, command: Command) -> str:
+    done = command("status", run)
+    return done.out.partition(f"{run}: ")[2].partition(" · ")[0]
+
+
+def test_a_run_is_running_as_long_as_its_process_is(tmp_path: Path, dead: dict[str, Any], command: Command) -> None:
+    evaluated(tmp_path / "runs", 50, 200, driver=this_process())
+    assert state_of(tmp_path / "runs", command) == f"running (pid {os.getpid()})"
+    evaluated(tmp_path / "died", 50, 200, driver=dead)
+    assert state_of(tmp_path / "died", command) == "its process has ended, the same command goes on"
+    evaluated(tmp_path / "reused", 50, 200, driver=this_process() | {"started": dead["started"]})
+    assert state_of(tmp_path / "reused", command) == "its process has ended, the same command goes on"
+
+
+def test_a_sweep_whose_process_died_says_how_it_goes_on(tmp_path: Path, dead: dict[str, Any], command: Command) -> None:
+    sweep = sweep_of(trials=4)
+    write_manifest(tmp_path, "sweep", sweep.task, {"sweep": sweep.model_dump(mode="json")})
+    assert state_of(tmp_path, command) == f"running (pid {os.getpid()})"
+    amend_manifest(tmp_path, sweep.task, lambda manifest: manifest.update({DRIVER: dead}))
+    assert state_of(tmp_path, command) == "its process has ended, the same command goes on with --resume"
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "another"}, {"space": "the same machine, before it was started again"}])
+def test_of_a_run_elsewhere_only_its_files_tell(tmp_path: Path, elsewhere: dict[str, str], command: Command) -> None:
+    evaluated(tmp_path, 50, 200, driver=this_process() | elsewhere)
+    assert state_of(tmp_path, command) == "under way"
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (time.time() - 300, time.time() - 300))
+    assert state_of(tmp_path, command) == "unfinished, and quiet: died, or slow"
 
 
 def test_a_torn_part_of_a_killed_writer_is_passed_over_and_nothing_is_written(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Commands run as jobs of a cluster: what is shipped, where results go, what comes back."""
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,26 +103,36 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
     assert refused.returncode == 2
     assert "refused us" in refused.stderr
 
-    # One that fails: its line and its exit code come back.
-    failed = head.command("submit", "--wait", "--", "eval", "/nowhere")
+    # One that fails, and that nobody waits for at first: its line and its exit code come back.
+    begun = head.command("submit", "--", "eval", "/nowhere")
+    assert begun.returncode == 0, begun
+    (job,) = re.findall(r"next: bet-ray jobs logs (\S+)", begun.stdout)
+    failed = head.command("jobs", "logs", job, "--wait")
     assert failed.returncode == 2, failed
     assert "error: /nowhere: no such run or policy directory" in failed.stdout
 
-    # One that nobody waits for, into a relative directory; what runs is looked at from here, and stopped.
+    # One into a relative directory. Ctrl-C ends the waiting for it; what runs is looked at from here, and stopped.
     run = tmp_path / "runs" / "e"
-    begun = head.command(
-        *("submit", "--storage", tmp_path, "--env", "BET_LOG=json", "--"),
+    waiting = head.start(
+        *("submit", "--storage", tmp_path, "--env", "BET_LOG=json", "--wait", "--address", head.address, "--"),
         *("eval", trained, "--episodes", str(LONG), "--out", "runs/e"),
     )
-    assert begun.returncode == 0, begun
-    (job,) = re.findall(r"job (\S+): bet-ray eval", begun.stdout)
     wait_for(lambda: list((run / "episodes" / "_parts").glob("*.parquet")))
+    waiting.send_signal(signal.SIGINT)
+    printed, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130, printed
+    (job,) = re.findall(r"job (\S+): bet-ray eval", printed)
+    assert printed.endswith(
+        f"job {job} goes on; watch it with: bet-ray jobs logs {job} --address {head.address}, "
+        f"or end it with: bet-ray jobs stop {job} --address {head.address}\n"
+    )
+    assert "Traceback" not in printed
     wait_for(lambda: re.search(r"ray_bet_episodes_total\{.*\} [1-9]", requests.get(head.metrics, timeout=5).text))
     told = requests.get(head.metrics, timeout=5).text
     for name in ("episodes_waiting", "episodes_leased", "episodes_per_second", "slots_busy", "workers"):
         assert f"ray_bet_{name}{{" in told
     looked = head.command("status", run)
-    assert "under way" in looked.stdout, looked
+    assert "running (pid " in looked.stdout, looked
     assert f"of {LONG:,}" in looked.stdout
     listed = head.command("jobs", "list")
     assert re.search(rf"{job}\s+running", listed.stdout), listed
@@ -136,4 +147,4 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
     assert rows > 0
     after = head.command("status", run)
     assert f"{rows:,} of {LONG:,}" in after.stdout, after
-    assert ": finished" not in after.stdout
+    assert "its process has ended, the same command goes on ·" in after.stdout
