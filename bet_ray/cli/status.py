@@ -29,7 +29,7 @@ def status(run: Annotated[Path, typer.Argument(help="Run directory; it is only r
         markup=False,
     )
     if found.search is not None:
-        _print_search(found.search)
+        _print_search(found.search, going=not found.ended)
     for one in found.trainings[:TOLD]:
         loss = "" if one.val_loss is None else f", best validation loss {one.val_loss:.4g}"
         console.print(f"  training {one.name}: {one.epochs} of {counted(one.of_epochs, 'epoch')}{loss}")
@@ -51,9 +51,9 @@ def _state(found: "RunStatus", age: float) -> str:
     return "under way" if age < QUIET else "unfinished, and quiet: died, or slow"
 
 
-def _print_search(search: "Search") -> None:
+def _print_search(search: "Search", *, going: bool) -> None:
     told = ", ".join(f"{count} {state.value}" for state, count in search.counts.items()) or "none has begun"
-    eta = "" if search.remaining is None else f" · search over in about {duration(search.remaining)}"
+    eta = "" if search.remaining is None or not going else f" · search over in about {duration(search.remaining)}"
     console.print(f"  trials: {told}, of {search.of}{eta}")
     if search.best is not None:
         primary = next((rung.primary for rung in reversed(search.best.rungs) if rung.primary), None)
@@ -76,6 +76,6 @@ def _print_rollouts(found: "RunStatus") -> None:
             f"{one.done:,}" if one.asked is None else f"{one.done:,} of {one.asked:,}",
             *(("", "") if one.found is None else (f"{one.found.primary:.3f}", f"{one.found.success:.3f}")),
             str(one.errors) if one.errors else "",
-            "" if one.remaining is None else f"about {duration(one.remaining)}",
+            "" if one.remaining is None or found.ended else f"about {duration(one.remaining)}",
         )
     console.print(table)
