@@ -1,15 +1,15 @@
-"""What a thousand rollout workers cost the driver: leases, reports, tables, files. No simulator runs here.
+"""What a thousand rollout workers cost the driver, the object store and the writer. No simulator runs here.
 
-`python -m benchmarks.scale [--workers 1000] [--episodes 200000] [--each 8]`
+`python -m benchmarks.scale [--workers 1000] [--episodes 200000] [--each 8] [--nodes 1 4 8] [--rows 1000000]`
 
 In process: the dispatcher and the recorder alone, fed with reports as real workers send them. With actors: the whole
 pool, its logical workers shared by a few real Ray actors that sleep where simulators would compute. Reports carry
 PushT's tables, `each` episodes a report; rows go into a run directory and are published. Time is the driver's CPU time,
-Ray's threads in it included; making the reports is the workers' and not counted.
+Ray's threads in it included; making the reports is the workers' and not counted. Then the same pool over raylets
+(`benchmarks.raylets`), and the writer alone (`benchmarks.writer`).
 """
 
 import argparse
-import asyncio
 import gc
 import json
 import resource
@@ -19,34 +19,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import psutil
 import pyarrow as pa
-import ray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import raylets, writer
 from benchmarks.contest import machine
-from bet import tasks
-from bet.config import Split
-from bet.metrics import PushTOutcome
-from bet.protocol import Recipe
-from bet.rollout import End, EpisodeResult
+from benchmarks.crowd import JOB, SLOTS, TASK, CrowdedPool, crowds, made_up
 from bet_ray.dispatch import Dispatcher, Finished
 from bet_ray.ledger import Ledger
-from bet_ray.pool import Pool
 from bet_ray.recorder import Recorder
-from bet_ray.results import EpisodeSource
 from bet_ray.session import session
-from bet_ray.worker import Job, Lease, Moment, Report, Usage, Whereabouts, report
+from bet_ray.worker import Lease, Whereabouts
 
-TASK = tasks.get("pusht")
-SOURCE = EpisodeSource("0" * 64, TASK.protocol.digest, "torch", "report", "pusht", TASK.protocol.name, 0)
-JOB = Job(SOURCE, (b"", b""), Recipe(TASK.protocol), Split.REPORT)
-SLOTS = 32
 ACTORS = 4  # real ones
 SAMPLES = 10  # looks at the memory
 TARGET = 100.0  # microseconds per episode, in process
@@ -84,17 +72,6 @@ class Cost:
         """Remember the memory, ten times in all."""
         if done * SAMPLES >= (len(self.memory) + 1) * self.episodes:
             self.memory.append(psutil.Process().memory_info().rss / 2**20)
-
-
-def made_up(name: str, leases: Sequence[Lease], where: Whereabouts) -> Report:
-    """A report as a worker sends it, of episodes that nobody ran."""
-    results = [
-        EpisodeResult(
-            lease.index, lease.index, False, 0.5, 1.0, 1.0, 300, End.TIME_LIMIT, PushTOutcome(best_coverage=0.5), None
-        )
-        for lease in leases
-    ]
-    return report(JOB, name, [(result, lease, 0.5) for result, lease in zip(results, leases, strict=True)], where)
 
 
 def in_process(workers: int, episodes: int, each: int, run: Path) -> Cost:
@@ -142,87 +119,24 @@ def recording(cost: Cost, run: Path) -> Iterator[Callable[[Sequence[Finished]], 
     cost.wall = time.perf_counter() - began
 
 
-class Crowd:
-    """A real actor that is many logical workers: each sleeps for its moment, and has finished some episodes then."""
-
-    def __init__(self, each: int) -> None:
-        self._each = each
-        self._backlog: dict[int, deque[Lease]] = {}
-
-    async def ready(self, worker: int) -> Whereabouts:
-        self._backlog[worker] = deque()
-        return Whereabouts("elsewhere", f"{worker:032d}", 0)
-
-    async def advance(
-        self, worker: int, new: Sequence[Lease], jobs: object, over: object, seconds: float, more: bool, rested: bool
-    ) -> Moment:
-        mine = self._backlog[worker]
-        mine.extend(new)
-        await asyncio.sleep(seconds)
-        leases = [mine.popleft() for _ in range(min(self._each, len(mine)))]
-        where = Whereabouts("0" * 56, f"{worker:032d}", 0)
-        return Moment([made_up(leases[0].job, leases, where)] if leases else [], Usage())
-
-
-@dataclass(frozen=True)
-class _Method:
-    call: Callable[..., Any]
-
-    def remote(self, *args: object) -> Any:
-        return self.call(*args)
-
-
-@dataclass(frozen=True)
-class Logical:
-    """A worker's handle: one of many in a real actor."""
-
-    actor: Any
-    number: int
-
-    @property
-    def ready(self) -> _Method:
-        return _Method(partial(self.actor.ready.remote, self.number))
-
-    @property
-    def advance(self) -> _Method:
-        return _Method(partial(self.actor.advance.remote, self.number))
-
-
-class CrowdedPool(Pool):
-    """A pool whose workers share a few real actors."""
-
-    def __init__(self, actors: Sequence[Any], workers: int) -> None:
-        self._crowds = actors
-        self._made = 0
-        super().__init__(workers, SLOTS)
-
-    def _start(self) -> Logical:
-        self._made += 1
-        return Logical(self._crowds[self._made % len(self._crowds)], self._made)
-
-    def _fire(self, worker: Any) -> None:
-        del self._workers[worker.number]
-
-
 def with_actors(workers: int, episodes: int, each: int, run: Path) -> Cost:
     """The pool as it is, through Ray."""
     cost = Cost(f"{ACTORS} real actors", workers, episodes, each)
-    with session(ACTORS):
-        crowd = cast(Any, ray.remote(num_cpus=0)(Crowd)).options(max_concurrency=2 * workers)
-        actors = [crowd.remote(each) for _ in range(ACTORS)]
-        with CrowdedPool(actors, workers) as pool:
-            while len(pool.whereabouts) < workers:
-                pool.poll()
-            with recording(cost, run) as record:
-                pool.submit(JOB, range(episodes))
-                while not pool.idle:
-                    with cost.counting("Ray, leases, reports"):
-                        finished = pool.poll()
-                    record(finished)
+    with (
+        session(ACTORS),
+        CrowdedPool(crowds(each, workers, [{}] * ACTORS), workers) as pool,
+        recording(cost, run) as record,
+    ):
+        pool.submit(JOB, range(episodes))
+        while not pool.idle:
+            with cost.counting("Ray, leases, reports"):
+                finished = pool.poll()
+            record(finished)
     return cost
 
 
 def show(costs: Sequence[Cost], console: Console) -> None:
+    console.print(f"the driver; {machine()}")
     table = Table()
     columns = ("", "workers", "episodes", "a report", "µs/episode", "of which", "episodes/s", "memory, MB")
     for name in columns:
@@ -250,10 +164,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=200_000)
     parser.add_argument("--each", type=int, default=8, help="episodes in a report")
+    parser.add_argument("--nodes", type=int, nargs="+", default=raylets.NODES, help="raylets beside the head")
+    parser.add_argument("--rows", type=int, default=writer.ROWS, help="that the writer takes")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     options = parser.parse_args()
     console = Console(width=140, highlight=False)
-    console.print(machine())
     costs = []
     for measure, each in ((in_process, options.each), (in_process, 1), (in_process, 64), (with_actors, options.each)):
         episodes = options.episodes if each >= options.each else options.episodes // 4
@@ -261,10 +176,16 @@ def main() -> None:
             costs.append(measure(options.workers, episodes, each, Path(folder)))
         gc.collect()
         pa.default_memory_pool().release_unused()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     show(costs, console)
+    loads, moves = raylets.study(options.nodes, options.workers, console=console)
+    raylets.show(loads, moves, console)
+    rows = writer.study(options.rows, console=console)
+    writer.show(rows, console)
     if options.out:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        what = {"machine": machine(), "peak_mb": peak, "costs": [asdict(cost) for cost in costs]}
+        found = {"costs": costs, "loads": loads, "moves": moves, "rows": rows}
+        lists = {name: [asdict(one) for one in ones] for name, ones in found.items()}
+        what = {"machine": machine(), "peak_mb": peak} | lists
         options.out.write_text(json.dumps(what, indent=2) + "\n")
 
 

@@ -126,6 +126,10 @@ class Dispatcher:
         """Whether episodes of a job are missing yet."""
         return name in self._work
 
+    def job(self, name: str) -> Job:
+        """One of which episodes are missing yet."""
+        return self._work[name].job
+
     def has_leases(self, worker: int) -> bool:
         """Whether a worker has anything to do."""
         return bool(self._workers[worker].leases)

@@ -84,7 +84,7 @@ class Pool:
         self._actor = rollout_actor(cpus_per_actor)
         self._seconds = max(SLICE_SECONDS, actors * SLICE_PER_WORKER)
         self._dispatcher = Dispatcher(slots, actors)
-        self._jobs: dict[str, ray.ObjectRef] = {}
+        self._jobs: dict[str, ray.ObjectRef] = {}  # that some worker was told of
         self._fingerprints: dict[str, str] = {}  # of these jobs
         self._failed_starts = 0
         self._failure: PoolError | None = None
@@ -126,12 +126,7 @@ class Pool:
 
     def submit(self, job: Job, indices: Sequence[int]) -> str:
         """Queue episodes, all different; returns the job's name, which `Finished` carries."""
-        name = self._dispatcher.submit(job, indices)
-        if len(indices):
-            self._jobs[name] = ray.put(job)
-            if job.fingerprint is not None:
-                self._fingerprints[name] = job.fingerprint
-        return name
+        return self._dispatcher.submit(job, indices)
 
     def poll(self, timeout: float = 1.0) -> list[Finished]:
         """Hand out work, wait for a report or `timeout` seconds, and return what finished.
@@ -229,6 +224,11 @@ class Pool:
             return
         self._resting.discard(worker.number)
         names = {lease.job for lease in new}
+        for name in names - self._jobs.keys():  # not before: a comparison's policies need not all fit into the store
+            job = self._dispatcher.job(name)
+            self._jobs[name] = ray.put(job)
+            if job.fingerprint is not None:
+                self._fingerprints[name] = job.fingerprint
         jobs = {name: [self._jobs[name]] for name in names - worker.knows}
         over = {name for name in worker.knows if not self._dispatcher.active(name)}
         worker.knows = worker.knows - over | names

@@ -30,6 +30,7 @@ END, ERROR = "end", "error"
 """The columns that say why an episode ended, and why it could not be finished."""
 
 _FAILED = "_failed"
+_ROWS_IN_GROUP = 2**14  # of a file: whoever asks for one policy, or one episode's steps, reads no more than that
 
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
@@ -275,8 +276,8 @@ def unique_rows(table: pa.Table, key: Sequence[str] = KEY) -> pa.Table:
     fresh = np.zeros(table.num_rows, dtype=bool)
     fresh[0] = True
     for name in key:
-        column = table.column(name).to_numpy()
-        fresh[1:] |= column[1:] != column[:-1]
+        column = table.column(name)
+        fresh[1:] |= pc.call_function("not_equal", [column.slice(1), column.slice(0, len(column) - 1)]).to_numpy()
     return table.filter(pa.array(fresh))
 
 
@@ -288,7 +289,7 @@ def different_columns(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[s
 def write_table(table: pa.Table, path: Path) -> None:
     """Write parquet; a reader sees the whole file or none."""
     with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True, row_group_size=_ROWS_IN_GROUP)
 
 
 def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

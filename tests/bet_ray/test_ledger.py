@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -100,6 +101,20 @@ def test_publishing_leaves_one_published_file_and_no_parts(tmp_path: Path) -> No
     assert len(list((tmp_path / "episodes").glob("*.parquet"))) == 1
     assert not list((tmp_path / "episodes" / PARTS).iterdir())
     assert len(list((tmp_path / "execution").glob("*.parquet"))) == 1
+
+
+def test_whoever_asks_for_one_policy_need_not_read_the_others_of_a_large_file(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TASK)
+    tables, digests = rows(list(range(2000))), [f"{policy:02d}" for policy in range(20)]
+    for digest in digests:
+        ledger.append(*(table.set_column(0, "policy_digest", pa.repeat(digest, len(table))) for table in tables))
+    ledger.publish()
+    (file,) = (tmp_path / "episodes").glob("*.parquet")
+    about = pq.read_metadata(file)
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    extent = [(group.column(0).statistics, group.num_rows) for group in groups]
+    assert sum(count for of, count in extent if of.min <= "07" <= of.max) < about.num_rows // 2
+    assert indices(ledger, replace(SOURCE, policy_digest="07")) == list(range(2000))
 
 
 def test_publishing_again_writes_only_what_is_new(tmp_path: Path) -> None:

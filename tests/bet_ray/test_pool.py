@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
+from ray._private.internal_api import node_stats
 
 from bet import tasks
 from bet.config import Split
@@ -77,6 +79,32 @@ def test_two_jobs_share_the_workers_and_get_their_own_episodes(trained: Path) ->
                 splits[finished.job] |= set(finished.episodes.column("split").to_pylist())
     assert counts == {first: 20, second: 30}
     assert splits == {first: {"report"}, second: {"tune"}}
+
+
+def stored() -> int:
+    """MB in the object store."""
+    (node,) = ray.nodes()
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats
+    return stats.object_store_bytes_used >> 20
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_policies_are_in_the_object_store_only_while_their_episodes_run(trained: Path) -> None:
+    job = job_of(trained)
+    about, weights = job.packed
+    large = replace(job, packed=(about + b" " * 2**23, weights))
+    before, looks = stored(), []
+    with Pool(1, 4) as pool:
+        for _ in range(10):
+            pool.submit(large, range(40))
+        while not pool.idle:
+            pool.poll()
+            looks.append(stored() - before)
+        assert 8 <= max(looks) < 40  # of 80
+        deadline = time.monotonic() + 20
+        while stored() > before:  # Ray frees once a second
+            assert time.monotonic() < deadline, "policies stay in the object store"
+            time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("ray_session")
