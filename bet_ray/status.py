@@ -29,7 +29,7 @@ from bet_ray.results import END, ERROR, KEY
 from bet_ray.selection import RaceRecord, read_race
 from bet_ray.sweep import Sweep, parse_sweep
 from bet_ray.training import HISTORY_JSON
-from bet_ray.trials import Status, TrialRecord, read_trials
+from bet_ray.trials import Rung, Status, TrialRecord, read_trials
 
 _GROUP = tuple(name for name in KEY if name != "index")
 
@@ -77,6 +77,8 @@ class Search:
     of: int
     """Settings to try."""
     best: TrialRecord | None
+    rung: Rung | None
+    """Of the best, the one that counts."""
     race: RaceRecord | None
     over: bool
     """The winner is measured."""
@@ -120,7 +122,7 @@ def status(run: Path) -> RunStatus:
     task, written = tasks.get(manifest["task"]), _last_write(run)
     sweep = parse_sweep(manifest["sweep"], str(run / MANIFEST)) if "sweep" in manifest else None
     trials = [] if sweep is None else read_trials(run, sweep.objective)
-    reasons = Counter(trial.error for trial in trials if trial.error)
+    reasons = Counter(trial.fault for trial in trials if trial.fault)
     episodes, rollouts, under_way = 0, [], manifest.get(UNDER_WAY, [])
     if isinstance(task, SimulatedTask):
         ledger = Ledger(run, task, watched=True)
@@ -191,7 +193,8 @@ def _search(run: Path, sweep: Sweep, trials: list[TrialRecord]) -> Search:
         remaining = took.total_seconds() / len(spans) * (sweep.trial_count - done)
     best = trials[0] if trials and trials[0].rungs else None
     over = (run / "trials.parquet").exists() and best is not None and best.report is not None
-    return Search(counts, sweep.trial_count, best, read_race(run), over, remaining)
+    rung = best.best(sweep.objective) if best else None
+    return Search(counts, sweep.trial_count, best, rung, read_race(run), over, remaining)
 
 
 def _rollouts(

@@ -88,6 +88,11 @@ class TrialRecord(Frozen):
     report: Measured | None = None
 
     @property
+    def fault(self) -> str | None:
+        """Why it failed; None where it went on after its failures."""
+        return self.error if self.status is Status.ERROR else None
+
+    @property
     def beaten(self) -> bool:
         """Whether it left the race to a better one."""
         return self.race is not None and self.race.beaten_by is not None

@@ -46,7 +46,7 @@ def leaderboard(sweep: "Sweep", trials: "list[TrialRecord]") -> Table:
             cells += [f"{trial.race.primary}" if trial.race else ""] * len(raced)
             cells += [str(rung.epoch), f"{rung.val_loss:.3g}"]
         status = "beaten" if trial.beaten else trial.status.value
-        table.add_row(str(place) if rung else "", *cells, trial.error or status)
+        table.add_row(str(place) if rung else "", *cells, trial.fault or status)
     return table
 
 
@@ -77,7 +77,7 @@ def live_leaderboard(sweep: "Sweep") -> "Iterator[OnTrials]":
                     told.add(trial.trial)
                     rung = trial.best(sweep.objective)
                     setting = setting_text(trial.setting)
-                    score = _score(rung) if rung else trial.error
+                    score = _score(rung) if rung else trial.fault
                     errors.print(f"[{len(told)}/{sweep.trial_count}] {setting}: {score}", markup=False)
 
         yield tell

@@ -56,7 +56,7 @@ def _print_search(search: "Search", *, going: bool) -> None:
     eta = "" if search.remaining is None or not going else f" · search over in about {duration(search.remaining)}"
     console.print(f"  trials: {told}, of {search.of}{eta}")
     if search.best is not None:
-        primary = next((rung.primary for rung in reversed(search.best.rungs) if rung.primary), None)
+        primary = search.rung.primary if search.rung else None
         measured = search.best.report
         numbers = f", primary on tune {primary:.3f}" if primary else ""
         numbers += f", on report {measured.primary:.3f}" if measured else ""

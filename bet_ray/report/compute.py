@@ -168,7 +168,7 @@ def leaderboard(records: Records) -> Leaderboard:
                 val_loss=rung.val_loss if rung else None,
                 train_seconds=trial.train_seconds,
                 status=_status(records.status(trial)),
-                error=trial.error,
+                error=trial.fault,
                 tied=bool(trial.tied),
                 race=trial.race.primary if trial.race else None,
                 race_episodes=trial.race.episodes if trial.race else None,

@@ -65,6 +65,12 @@ def test_settings_that_may_be_as_good_as_the_winner_are_counted(capsys: pytest.C
     assert "tied" not in printed([winner], capsys)
 
 
+def test_a_failure_is_told_only_of_a_setting_that_did_not_get_over_it(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed([WINNER.model_copy(update={"failures": 1, "error": "its node died"}), FAILED], capsys)
+    assert "its node died" not in said
+    assert " no " in said
+
+
 def test_finalists_are_printed_with_what_they_lost_between_choice_and_measurement(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

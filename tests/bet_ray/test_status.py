@@ -16,6 +16,7 @@ from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import DRIVER, UNDER_WAY, RunError, amend_manifest, write_manifest
 from bet_ray.status import status
 from bet_ray.trials import Status, write_record
+from bet_ray.values import Estimate
 from tests.bet_ray.commands import Command
 from tests.bet_ray.test_ledger import SOURCE, TASK, rows
 from tests.bet_ray.test_study import record, sweep_of
@@ -119,7 +120,8 @@ def test_a_sweep_shows_its_trials_its_leader_its_errors_and_the_time_left(tmp_pa
     for place, (bins, state) in enumerate([(2, Status.DONE), (4, Status.ERROR), (8, Status.RUNNING)]):
         one = record({"codebook.bins": bins}, sweep, value=place / 10)
         when = {"began": began, "ended": began + timedelta(seconds=60) if state is not Status.RUNNING else None}
-        changes = {"status": state, "error": "it diverged" if state is Status.ERROR else None, **when}
+        error = {Status.ERROR: "it diverged", Status.DONE: "a node died, and it went on elsewhere"}.get(state)
+        changes = {"status": state, "error": error, **when}
         write_record(tmp_path, one.model_copy(update=changes))
     found = status(tmp_path)
     assert found.search is not None
@@ -127,6 +129,20 @@ def test_a_sweep_shows_its_trials_its_leader_its_errors_and_the_time_left(tmp_pa
     assert (found.search.of, found.search.over, found.finished) == (4, False, False)
     assert found.search.remaining == pytest.approx(60)  # two in a minute, two to come
     assert found.errors == ["it diverged"]
+
+
+def test_what_leads_is_told_by_the_rung_that_counts_not_by_the_last(tmp_path: Path, command: Command) -> None:
+    sweep = sweep_of(trials=1)
+    write_manifest(tmp_path, "sweep", sweep.task, {"sweep": sweep.model_dump(mode="json")})
+    one = record({"codebook.bins": 2}, sweep, value=0.4)
+    (rung,) = one.rungs
+    scores = ((1, 0.4), (2, 0.1))
+    rungs = [
+        rung.model_copy(update={"epoch": epoch, "objective": score, "primary": Estimate(score, score, score)})
+        for epoch, score in scores
+    ]
+    write_record(tmp_path, one.model_copy(update={"rungs": rungs}))
+    assert "primary on tune 0.400" in command("status", tmp_path).out
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
