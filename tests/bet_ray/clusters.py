@@ -87,11 +87,11 @@ class Head:
     folder: Path
     nodes: list[Node] = field(default_factory=list)
 
-    def join(self, *arguments: str) -> Node:
-        """One more node, which is there when this returns."""
+    def join(self, *arguments: str, **environment: str) -> Node:
+        """One more node, with variables of its own, which is there when this returns."""
         folder = self.folder / str(len(self.nodes))
         folder.mkdir()
-        node = Node(self.environment, folder, f"--address={self.ray_address}", *arguments)
+        node = Node(self.environment | environment, folder, f"--address={self.ray_address}", *arguments)
         self.nodes.append(node)
         wait_for(node.started)
         return node

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,14 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from bet_ray import evaluate
+from bet import files
+from bet_ray import evaluate, storage
+from bet_ray.ledger import PARTS
 from bet_ray.pool import NO_ROLLOUTS
 from bet_ray.results import KEY
+from bet_ray.storage import local
 from bet_ray.sweep import parse_sweep
 from bet_ray.trials import read_trials
 from bet_ray.tuning import run_sweep
-from tests.bet_ray.clusters import cluster, wait_for
-from tests.bet_ray.test_faults import parts_of
+from tests.bet_ray.clusters import Node, cluster, wait_for
+from tests.bet_ray.stores import CREDENTIALS, Server, s3_server
 from tests.bet_ray.test_tuning import TREE, outcome
 
 pytestmark = pytest.mark.slow
@@ -78,23 +82,43 @@ def test_nodes_that_join_and_die_during_an_evaluation_change_no_row(trained: Pat
     assert max(execution.column("attempts").to_pylist()) > 1
 
 
-def test_a_submitted_sweep_whose_node_dies_ends_with_the_table_of_an_undisturbed_one(tmp_path: Path) -> None:
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An object store, which is all that the nodes and this process share."""
+    with s3_server() as server:
+        server.filesystem.create_dir("lab")
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+        monkeypatch.setenv(storage.RUN_CACHE, str(tmp_path / "here"))
+        yield server
+    storage._stores.clear()
+    files.mirrors.clear()
+
+
+def test_a_submitted_sweep_whose_node_dies_ends_with_the_table_of_an_undisturbed_one(
+    server: Server, tmp_path: Path
+) -> None:
     """Two nodes: the head, which has the driver and trainings, and one with all rollouts and a training, which dies
     when the first rows are recorded. Another takes its place.
     """
     sweep, file = parse_sweep(SWEEP, "test"), tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(SWEEP))
-    disturbed, undisturbed = tmp_path / "runs" / "s", tmp_path / "undisturbed"
     with cluster(NO_ROLLOUTS) as head:
-        doomed = head.join("--num-cpus=3")
-        job = head.start("submit", "--wait", "--storage", tmp_path, "--", "sweep", file, "--out", "runs/s")
-        wait_for(lambda: job.poll() is not None or parts_of(disturbed))
+
+        def join(name: str) -> Node:
+            return head.join("--num-cpus=3", **{storage.RUN_CACHE: str(tmp_path / name)})
+
+        doomed = join("doomed")
+        job = head.start("submit", "--wait", "--storage", "s3://lab", "--", "sweep", file, "--out", "runs/s")
+        wait_for(lambda: job.poll() is not None or any(PARTS in name for name in server.files("lab/runs/s/episodes")))
         assert job.poll() is None, job.communicate()[0]
         doomed.kill()
-        head.join("--num-cpus=3")
+        join("another")
         said, _ = job.communicate(timeout=300)
         assert job.returncode == 0, said
-        assert ": finished" in head.command("status", disturbed).stdout
+        assert ": finished" in head.command("status", "s3://lab/runs/s").stdout
+    disturbed, undisturbed = local("s3://lab/runs/s"), tmp_path / "undisturbed"
     run_sweep(sweep, undisturbed)
     trials = [read_trials(run, sweep.objective) for run in (disturbed, undisturbed)]
     assert [outcome(trial) for trial in trials[0]] == [outcome(trial) for trial in trials[1]]
