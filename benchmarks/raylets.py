@@ -64,6 +64,9 @@ class Spent:
     raylets: float
     """All of them."""
 
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
     def __sub__(self, other: "Spent") -> "Spent":
         return Spent(**{name: value - getattr(other, name) for name, value in asdict(self).items()})
 
@@ -236,16 +239,19 @@ def to_every_node(there: Raylets, actors: Sequence[Any], policies: int, size: in
 def through_the_pool(there: Raylets, actors: Sequence[Any], policies: int, size: int, workers: int) -> Moved:
     """Policies with some episodes each, all submitted at once, as a comparison does."""
     ray.get([actor.fetched.remote() for actor in actors])
+    jobs = [policy(size, number) for number in range(policies)]
     with CrowdedPool(actors, workers) as pool:
         start, looked = there.stored(), time.monotonic()
         looks = [start]
         before = there.spent()
-        for number in range(policies):
-            pool.submit(policy(size, number), range(EPISODES))
+        for job in jobs:
+            pool.submit(job, range(EPISODES))
         while not pool.idle:
             pool.poll()
             if time.monotonic() - looked > LOOK_SECONDS:
+                pause = there.spent()
                 looks.append(there.stored())
+                before += there.spent() - pause  # not the pool's
                 looked = time.monotonic()
         spent = there.spent() - before
         fullest = replace(

@@ -95,12 +95,12 @@ def test_policies_are_in_the_object_store_only_while_their_episodes_run(trained:
     large = replace(job, packed=(about + b" " * 2**23, weights))
     before, looks = stored(), []
     with Pool(1, 4) as pool:
-        for _ in range(10):
-            pool.submit(large, range(40))
+        for _ in range(6):
+            pool.submit(large, range(16))
         while not pool.idle:
             pool.poll()
             looks.append(stored() - before)
-        assert 8 <= max(looks) < 40  # of 80
+        assert next(filter(None, looks)) == 8  # the first one's: the others wait
         deadline = time.monotonic() + 20
         while stored() > before:  # Ray frees once a second
             assert time.monotonic() < deadline, "policies stay in the object store"
