@@ -1,5 +1,8 @@
 """What `ray up` is given: valid for Ray, and as careful with money and ports as the files say."""
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -46,6 +49,17 @@ def test_no_process_joins_without_the_token(config: dict[str, Any]) -> None:
     assert all("RAY_AUTH_MODE=token " in command for command in starts(config))
     assert config["file_mounts"][TOKEN] == TOKEN
     assert any(f"chmod 600 {TOKEN}" in command for command in config["setup_commands"])
+
+
+def test_a_command_in_a_shell_of_the_head_runs_on_the_cluster_and_not_on_a_ray_of_its_own(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    (setup,) = [command for command in config["setup_commands"] if "~/.profile" in command]
+    for _ in range(2):  # as `ray up` does again after a change
+        subprocess.run(["bash", "-c", setup], env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=False)
+    assert (tmp_path / ".profile").read_text().splitlines() == [
+        "export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$HOME/venv/bin:$PATH"
+    ]
 
 
 def test_the_dashboard_is_for_the_head_alone(config: dict[str, Any]) -> None:
