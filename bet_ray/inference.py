@@ -22,6 +22,7 @@ from bet.errors import FailedRunError, UsageError
 from bet.policy import DRAW, Policy
 from bet_ray.session import last_line, on_cluster, session
 
+POLICIES = 256  # that an actor holds, of some MB each; one that it has put away it is told of again
 ANSWER_SECONDS = 30.0  # for a server to start again, and for a forward; less than the patience with workers
 
 Acted = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -65,11 +66,16 @@ class InferenceServer:
             raise InferenceError(f"it has {here!r} now, the episodes were asked for with {asked!r}")
         about, weights = (await job[0]).packed
         self._policies[digest] = Policy.unpack(about, weights).to(self._device)
+        waited_for = {digest for digest, _ in self._waiting}
+        for old in [known for known in self._policies if known not in waited_for][:-POLICIES]:
+            del self._policies[old]
 
     async def act(self, digest: str, batch_size: int, *rows: NDArray[Any]) -> Acted | None:
         """As `Policy.act`; None where the policy is not known, as after a crash."""
-        if digest not in self._policies:
+        policy = self._policies.pop(digest, None)
+        if policy is None:
             return None
+        self._policies[digest] = policy  # the last of them, for it was used last
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._answer)  # after all requests that are there by now

@@ -18,6 +18,7 @@ from bet.config import Split
 from bet.errors import UsageError
 from bet.policy import DRAW, Policy
 from bet.protocol import Recipe
+from bet_ray import inference
 from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, evaluate_all
 from bet_ray.inference import Inference, InferenceError, InferenceServer, serving
 from bet_ray.pool import Pool
@@ -46,6 +47,32 @@ def serves(policy: Policy) -> InferenceServer:
     server = InferenceServer("cpu")
     server._policies[policy.digest] = policy
     return server
+
+
+def test_of_many_policies_those_used_last_are_kept_and_none_that_a_request_waits_for_is_put_away(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "POLICIES", 2)
+    job = Job.of(policy, Recipe(tasks.get("pointmass2").protocol), Split.REPORT)
+
+    async def known(used: str, *, waits: bool) -> set[str]:
+        server = InferenceServer("cpu")
+        for name in "ab":
+            await learn(server, name)
+        answer = asyncio.ensure_future(server.act(used, BATCH, *rows(policy, 1, 0)))
+        await (asyncio.sleep(0) if waits else answer)
+        await learn(server, "c")
+        assert await answer is not None
+        return set(server._policies)
+
+    async def learn(server: InferenceServer, name: str) -> None:
+        there: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        there.set_result(job)
+        await server.learn(name, policy.numerics, [there])  # pyright: ignore[reportArgumentType]
+
+    assert asyncio.run(known("b", waits=False)) == {"b", "c"}
+    assert asyncio.run(known("a", waits=False)) == {"a", "c"}
+    assert asyncio.run(known("a", waits=True)) == {"a", "b", "c"}  # put away when the next one comes
 
 
 def test_requests_that_wait_together_share_forwards_and_each_gets_its_own_rows_to_the_last_bit(
