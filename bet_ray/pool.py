@@ -32,6 +32,7 @@ SLOW_START = 20.0  # seconds without a worker after which a person is told what 
 # Nodes with this label are for training: a rollout there would hold a GPU's CPUs, and keep its machine from going home.
 # What a cluster's files say of its nodes; where they say nothing, workers run anywhere.
 NO_ROLLOUTS = {"bet-ray/rollouts": "no"}
+NODE_DIED = "its node has died"  # in Ray's words
 
 
 def rollout_actor(cpus: float) -> Any:
@@ -181,7 +182,7 @@ class Pool:
         except RayError as error:
             if isinstance(error, RayTaskError) and not isinstance(error.cause, MemoryError):
                 raise PoolError(f"a rollout worker cannot run: {_reason(error)}") from error  # it lives and says why
-            return self._lost(worker, _reason(error))
+            return self._lost(worker, _reason(error), with_node=NODE_DIED in str(error))
         worker.rested = False
         if isinstance(answer, Whereabouts):
             worker.here, self._failed_starts, self._alone_since = answer, 0, None
@@ -258,13 +259,15 @@ class Pool:
             log.warning("no rollout worker runs: Ray has no CPU for one, or it takes long to start")
         return finished
 
-    def _lost(self, worker: _Worker, reason: str, *, hung: bool = False) -> list[Finished]:
-        """Replace a worker and give its leases back."""
+    def _lost(self, worker: _Worker, reason: str, *, hung: bool = False, with_node: bool = False) -> list[Finished]:
+        """Replace a worker and give its leases back. One that went `with_node` while it started is no failed start: it
+        waits for the next node, as many as there were.
+        """
         self._fire(worker)
         if worker.here is None:
             log.warning("a rollout worker could not start (%s)", reason)
-            self._failed_starts += 1
-            if self._failed_starts < FAILED_STARTS:
+            self._failed_starts += not with_node
+            if with_node or self._failed_starts < FAILED_STARTS:
                 self._hire()
             elif not self._workers:  # else the others do the work
                 raise PoolError(f"{self._failed_starts} rollout workers in a row could not start: {reason}")

@@ -3,12 +3,15 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray
 from ray._private.internal_api import node_stats
+from ray.core.generated.common_pb2 import ActorDiedErrorContext  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import ActorDiedError
 
 from bet import tasks
 from bet.config import Split
@@ -118,6 +121,32 @@ def test_a_pool_whose_workers_cannot_start_says_so(trained: Path, monkeypatch: p
         pool.submit(job_of(trained), list(range(40)))
         with pytest.raises(PoolError, match="could not start: OSError: no such library"):
             drain(pool)
+
+
+def test_workers_whose_node_dies_while_they_start_wait_for_the_next_one_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OnNoNode(Pool):
+        """Its workers are never called; they start where a test says, or not."""
+
+        def _start(self) -> Any:
+            return SimpleNamespace(ready=SimpleNamespace(remote=object))
+
+    def died(*_: object) -> None:
+        raise ActorDiedError(ActorDiedErrorContext(error_message=said, actor_id=b"1" * 16, never_started=True))
+
+    monkeypatch.setattr(ray, "get", died)
+    monkeypatch.setattr(ray, "kill", lambda _: None)
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls, []))
+    pool = OnNoNode(8, 4)
+    said = "The actor died because its node has died. Node Id: 3f"
+    for _ in range(3):
+        assert pool.poll() == []
+        assert len(pool._calls) == 8
+    said = "The actor died because its worker process exited."
+    assert pool.poll() == []
+    with pytest.raises(PoolError, match="10 rollout workers in a row could not start"):
+        pool.poll()
 
 
 @pytest.mark.usefixtures("ray_session")
