@@ -33,7 +33,14 @@ def session(cpus: int | None = None) -> Iterator[int]:
         yield int(ray.cluster_resources().get("CPU", 1))
         return
     if on_cluster():
-        _look_whether_anyone_answers(os.environ["RAY_ADDRESS"])
+        address = os.environ["RAY_ADDRESS"]
+        try:
+            reach(address)
+        except ConnectionError as error:
+            raise FailedRunError(
+                f"RAY_ADDRESS={address}: no Ray answers there ({error}); start one (ray start --head), or unset it to "
+                "run on this machine alone"
+            ) from error
         _start()
     else:
         _stay_on_loopback()
@@ -56,18 +63,14 @@ def session(cpus: int | None = None) -> Iterator[int]:
         ray.shutdown()
 
 
-def _look_whether_anyone_answers(address: str) -> None:
-    """Ray itself would try for more than ten minutes. Raises `FailedRunError`."""
-    place = urlsplit(address if "://" in address else f"ray://{address}")
+def reach(address: str) -> None:
+    """Connect to a cluster's port and let go: Ray itself would try for minutes. Raises `ConnectionError`."""
     try:
-        if not (place.hostname and place.port):
-            return  # "auto" and "local", which only Ray knows how to find
-        socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
+        place = urlsplit(address if "://" in address else f"ray://{address}")
+        if place.hostname and place.port:  # else "auto" or "local", which only Ray knows how to find
+            socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise FailedRunError(
-            f"RAY_ADDRESS={address}: no Ray answers there ({error}); start one (ray start --head), or unset it to "
-            "run on this machine alone"
-        ) from error
+        raise ConnectionError(str(error)) from error
 
 
 def _start(**where: Any) -> None:

@@ -25,12 +25,13 @@ from ray._private.ray_constants import (
 )
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RpcError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from bet.errors import FailedRunError, UsageError
 from bet.wording import counted
 from bet_ray.manifest import GIT_REVISION, git_revision
+from bet_ray.session import reach
 
 MOST_BYTES = 100 * 2**20  # a tree of code is one or two; Ray itself refuses 512 MiB, after it has read them
 ENTRYPOINT = "python -m bet_ray "
@@ -220,8 +221,11 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     """
     if address is not None:
         os.environ[RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE] = address  # which for Ray wins over RAY_ADDRESS
-    where = address or os.environ.get(RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE, "the cluster")
+    asked = os.environ.get(RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE) or os.environ.get("RAY_ADDRESS", "")
+    where = asked or "the cluster"
     try:
+        if not asked.startswith("http"):  # which may go through a proxy
+            reach(asked)
         headers = {}
         if os.environ.get(AUTH_MODE_ENV_VAR, "token").lower() == "token":  # Ray's client sends none where it is unset
             headers = AuthenticationTokenLoader.instance().get_token_for_http_header(ignore_auth_mode=True)
@@ -233,7 +237,7 @@ def jobs(address: str | None) -> Iterator[Jobs]:
         ) from error
     except BrokenPipeError:  # of our own output
         raise
-    except (ConnectionError, requests.ConnectionError, requests.exceptions.InvalidURL) as error:
+    except (ConnectionError, RpcError, requests.ConnectionError, requests.exceptions.InvalidURL) as error:
         raise UsageError(f"{where}: no Ray dashboard answers; give its URL with --address http://HEAD:8265") from error
     except RuntimeError as error:
         if isinstance(error, FailedRunError):

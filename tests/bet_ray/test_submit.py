@@ -91,6 +91,15 @@ def test_a_command_that_cannot_run_is_refused_before_anything_is_sent(
     assert (done.code, message in done.err) == (2, True), done.err
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1:9", "ray://127.0.0.1:9", "http://[::1"])
+def test_an_address_where_no_dashboard_answers_is_one_line(command: Command, address: str) -> None:
+    done = command("jobs", "list", "--address", address)
+    assert (done.code, done.err) == (
+        2,
+        f"error: {address}: no Ray dashboard answers; give its URL with --address http://HEAD:8265\n",
+    )
+
+
 @pytest.fixture
 def head() -> Iterator[Head]:
     with cluster() as started:
