@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from bet.wording import counted
 from bet_ray.cli.console import board, console, errors
@@ -31,7 +32,7 @@ def doctor(
     for name in ("check", "", "found"):
         table.add_column(name, overflow="fold", no_wrap=name != "found")
     for finding in found:
-        table.add_row(finding.what, f"[{STYLES[finding.health]}]{finding.health}[/]", finding.found)
+        table.add_row(finding.what, f"[{STYLES[finding.health]}]{finding.health}[/]", escape(finding.found))
     console.print(table)
     for finding in found:
         if finding.fix:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from bet.errors import UsageError
 from bet.wording import duration
@@ -80,7 +81,7 @@ def list_(address: Address = None) -> None:
         began = job.began and f"{job.began.astimezone():%Y-%m-%d %H:%M:%S}"
         took = job.began and duration(((job.ended or datetime.now(UTC)) - job.began).total_seconds())
         code = "" if job.exit_code is None else str(job.exit_code)
-        table.add_row(job.id, job.status.value.lower(), code, began, took, job.command)
+        table.add_row(job.id, job.status.value.lower(), code, began, took, escape(job.command))
     console.print(table if found else "no job was submitted")
 
 

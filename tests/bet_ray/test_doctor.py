@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from bet_ray.doctor import Health, checks, examine, healthy
+from bet_ray import doctor
+from bet_ray.doctor import Check, Finding, Health, checks, examine, healthy
 from tests.bet_ray.commands import Command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,6 +67,15 @@ def test_on_a_broken_machine_each_fault_has_a_line_and_a_fix(tmp_path: Path) -> 
     assert "Ray: put the cluster's token" in done.stdout
     assert "5 checks failed" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_is_found_is_shown_as_it_is_brackets_too(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Finding]:
+        raise ImportError("[/usr/lib/libGL.so] is missing")
+
+    monkeypatch.setattr(doctor, "checks", lambda *_, **__: [Check("GL", broken, "mend it")])
+    done = command("doctor", "--quick")
+    assert (done.code, "ImportError: [/usr/lib/libGL.so] is missing" in done.out) == (1, True), done
 
 
 def test_a_cluster_that_does_not_answer_fails_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
