@@ -344,7 +344,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _ray() -> Iterator[Finding]:
-    """Start it or connect, call an actor, put an array and get it back, and see whether strangers are kept out."""
+    """Start it or connect, call an actor, put an array and get it back, and see whether tokens are in use."""
     import numpy as np
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
@@ -368,7 +368,7 @@ def _ray() -> Iterator[Finding]:
         ray.kill(actor)
         yield ok("Ray actor", f"an array of 8 MB there and back, {time.monotonic() - began:.1f} s after the start")
         if is_token_auth_enabled():
-            yield ok("Ray auth", "a token is asked for")
+            yield ok("Ray auth", "a token goes with each call" if on_cluster() else "a token is asked for")
         else:
             yield warn("Ray auth", "off: whoever reaches its ports runs code", "export RAY_AUTH_MODE=token")
 

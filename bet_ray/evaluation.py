@@ -26,7 +26,7 @@ from bet_ray.driver import this_process
 from bet_ray.inference import Inference
 from bet_ray.ledger import Ledger
 from bet_ray.manifest import DRIVER, EVALUATIONS, UNDER_WAY, RunError, amend_manifest, read_manifest
-from bet_ray.pool import PATIENCE, Pool
+from bet_ray.pool import PATIENCE, Pool, rollout_cpus
 from bet_ray.recorder import Recorder
 from bet_ray.results import END, episodes_schema, unique_rows
 from bet_ray.session import session
@@ -191,9 +191,10 @@ class LazyPool:
     def start(self) -> Pool:
         """Start Ray and the pool, or go on with it. Raises what Ray raises."""
         if self._pool is None:
-            cpus = self._stack.enter_context(session(self.shape.actors))
-            self.shape = replace(self.shape, actors=self.shape.actors or cpus)
-            pool = Pool(self.shape.actors or cpus, self.shape.slots, patience=self.shape.patience)
+            self._stack.enter_context(session(self.shape.actors))
+            actors = self.shape.actors or rollout_cpus() or 1
+            self.shape = replace(self.shape, actors=actors)
+            pool = Pool(actors, self.shape.slots, patience=self.shape.patience)
             self._pool = self._stack.enter_context(pool)
         return self._pool
 

@@ -41,6 +41,12 @@ def rollout_actor(cpus: float) -> Any:
     return ray.remote(num_cpus=cpus, max_restarts=0, label_selector=elsewhere)(RolloutWorker)
 
 
+def rollout_cpus() -> int:
+    """CPUs of the session's nodes on which workers run."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and not NO_ROLLOUTS.items() <= node["Labels"].items()]
+    return int(sum(node["Resources"].get("CPU", 0) for node in nodes))
+
+
 @dataclass
 class _Worker:
     """A worker as the pool sees it."""
@@ -227,7 +233,10 @@ class Pool:
         names = {lease.job for lease in new}
         for name in names - self._jobs.keys():  # not before: a comparison's policies need not all fit into the store
             job = self._dispatcher.job(name)
-            self._jobs[name] = ray.put(job)
+            try:
+                self._jobs[name] = ray.put(job)
+            except RayError as error:
+                raise PoolError(f"a policy does not fit into Ray's object store: {_reason(error)}") from error
             if job.fingerprint is not None:
                 self._fingerprints[name] = job.fingerprint
         jobs = {name: [self._jobs[name]] for name in names - worker.knows}

@@ -219,7 +219,7 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     ~/.ray/auth_token; but not with RAY_AUTH_MODE=disabled. Raises `UsageError` for a cluster that does not answer or
     refuses us, and for an unknown job; `FailedRunError` for what the cluster cannot do.
     """
-    if address is not None:
+    if address:
         os.environ[RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE] = address  # which for Ray wins over RAY_ADDRESS
     asked = os.environ.get(RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE) or os.environ.get("RAY_ADDRESS", "")
     where = asked or "the cluster"

@@ -29,6 +29,7 @@ from bet.data.episodes import Episodes
 from bet.errors import FailedRunError, UsageError
 from bet.measure import Measurement
 from bet_ray.manifest import MANIFEST, SWEEP_LOCK, SWEEP_YAML, RunError, earlier_manifest, write_manifest, write_text
+from bet_ray.pool import rollout_cpus
 from bet_ray.selection import Contest, OnTrials
 from bet_ray.service import RolloutService
 from bet_ray.session import on_this_node, session
@@ -80,8 +81,9 @@ class Shares:
     """Of a trial."""
 
 
-def divide(sweep: Sweep, cpus: int) -> Shares:
-    """The pool reserves a quarter, trials take the rest; on one or two CPUs both take halves.
+def divide(sweep: Sweep, cpus: int, for_rollouts: int | None = None) -> Shares:
+    """The pool reserves a quarter, or what is `for_rollouts` where that is less; trials take the rest; on one or two CPUs
+    both take halves.
 
     Rollouts are short beside training, so on a small machine a core reserved for them would mostly idle. Seeds of a
     setting train side by side where there are more cores than settings.
@@ -91,7 +93,8 @@ def divide(sweep: Sweep, cpus: int) -> Shares:
     if cpus <= 2:
         actors, trials = resources.actors or cpus, resources.trials_at_once or cpus
         return Shares(actors, 0.5 * cpus / actors, trials, 0.5 * cpus / trials, resources.seeds_at_once or 1)
-    actors = min(resources.actors or max(cpus // 4, 1), cpus - 1)
+    usual = max(min(cpus // 4, for_rollouts or cpus), 1)
+    actors = min(resources.actors or usual, cpus - 1)
     fitting = max((cpus - actors) // threads, 1)  # trainings
     trials = min(resources.trials_at_once or fitting, sweep.trial_count)
     alone = sweep.gpus == 0 and resources.workers_per_trial == 1
@@ -132,7 +135,7 @@ def _run_sweep(sweep: Sweep, run: Path, episodes: Episodes, on_trials: OnTrials 
     asked = sweep.resources.cpus
     with tracking(sweep.track, run, Kind.SWEEP, sweep.model_dump(mode="json")) as tracker, session(asked) as cpus:
         sweep = sweep.model_copy(update={"track": tracker.track})  # what cannot be had here is not tried in each trial
-        shares = divide(sweep, asked or cpus)
+        shares = divide(sweep, asked or cpus, None if asked else rollout_cpus())
         shared = ray.put(episodes)
         service: Any = (
             ray.remote(RolloutService)

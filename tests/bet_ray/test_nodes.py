@@ -31,18 +31,23 @@ EVALUATION = """
 import sys
 from pathlib import Path
 import ray
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private.authentication.authentication_utils import enable_token_auth_by_default
 from ray.cluster_utils import Cluster
 from bet_ray import evaluate
 from bet_ray.ledger import Ledger
-from bet_ray.pool import NO_ROLLOUTS
+from bet_ray.pool import NO_ROLLOUTS, rollout_cpus
 from bet_ray.session import _start_no_idlers, _stay_on_loopback
 from bet import tasks
 
 _stay_on_loopback()
 _start_no_idlers()
+enable_token_auth_by_default()
+ensure_token_if_auth_enabled()
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=2, labels=NO_ROLLOUTS)
 ray.init(address=cluster.address, log_to_driver=False)
+assert rollout_cpus() == 1
 run, out, episodes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 joined = []
 

@@ -444,6 +444,10 @@ def test_asking_for_more_actors_than_cpus_leaves_one_for_trials() -> None:
     assert shares.trials_at_once == 1
 
 
+def test_the_pool_is_no_larger_than_the_nodes_for_rollouts() -> None:
+    assert [divide(sweep_of(resources={}), 64, room).actors for room in (4, 20, 0, None)] == [4, 16, 16, 16]
+
+
 def test_a_trial_reserves_a_gpu_where_it_trains_on_one_or_the_fraction_asked_for() -> None:
     assert sweep_of().gpus == 0
     assert sweep_of(base={"train.device": "cuda"}).gpus == 1
