@@ -82,7 +82,7 @@ class Shares:
 
 
 def divide(sweep: Sweep, cpus: int, for_rollouts: int | None = None) -> Shares:
-    """The pool reserves a quarter, or what is `for_rollouts` where that is less; trials take the rest; on one or two CPUs
+    """The pool reserves a quarter, or what is `for_rollouts` if that is less; trials take the rest; on one or two CPUs
     both take halves.
 
     Rollouts are short beside training, so on a small machine a core reserved for them would mostly idle. Seeds of a
