@@ -372,7 +372,7 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     ray_session: int, tmp_path: Path
 ) -> None:
     """Four times its driver is killed with kill -9, once a trial's process, at moments that a seed chooses."""
-    run, sweep = tmp_path / "run", sweep_of(**TWELVE)
+    run, said, sweep = tmp_path / "run", tmp_path / "said.txt", sweep_of(**TWELVE)
     script = (
         "import json, sys; from pathlib import Path\n"
         "from bet_ray.sweep import parse_sweep; from bet_ray.tuning import run_sweep\n"
@@ -381,14 +381,14 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     generator = np.random.default_rng(0)
     done, settled = 0, dict[str, int]()
     for kill in range(5):
-        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([sys.executable, "-c", script], **quiet, start_new_session=True)
-        _wait_until(lambda: _finished(run) > done, process)  # noqa: B023
+        with said.open("wb") as file:
+            process = subprocess.Popen([sys.executable, "-c", script], stdout=file, stderr=file, start_new_session=True)
+        _wait_until(lambda: _finished(run) > done, process, said)  # noqa: B023
         time.sleep(generator.uniform(0, 0.5))
         if kill == 2:
             victims = [child for child in Process(process.pid).children(recursive=True) if "Implicit" in child.name()]
             victims[0].kill()
-            _wait_until(lambda: any(record["failures"] for record in _records(run)), process)
+            _wait_until(lambda: any(record["failures"] for record in _records(run)), process, said)
         process.send_signal(signal.SIGKILL)
         process.wait()
         weights = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
@@ -414,10 +414,10 @@ def outcome(trial: TrialRecord) -> dict[str, Any]:
     return trial.model_dump(exclude={"train_seconds", "act_seconds", "began", "ended", "failures", "error"})
 
 
-def _wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+def _wait_until(happened: Callable[[], bool], process: subprocess.Popen, said: Path) -> None:
     deadline = time.monotonic() + 300
     while not happened():
-        assert process.poll() is None, "the sweep ended before it could be killed"
+        assert process.poll() is None, f"the sweep ended before it could be killed: {said.read_text()}"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
