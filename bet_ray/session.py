@@ -17,6 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bet.errors import FailedRunError
 
+log = logging.getLogger(__name__)
+
 ANSWER_SECONDS = 10.0  # for a cluster's port to take a connection
 _Popen = services.ConsolePopen  # with which Ray starts its processes
 _Params = parameter.RayParams
@@ -52,6 +54,7 @@ def session(cpus: int | None = None) -> Iterator[int]:
         _start_no_idlers()
         # Without the dashboard, which would listen for nobody. Token auth is on by default since Ray 2.60.
         _start(
+            tries=2,  # it gives its processes 30 seconds, which a busy machine may need
             address="local",
             num_cpus=cpus if cpus and cpus > (os.cpu_count() or 1) else None,  # None: Ray counts, and knows containers
             include_dashboard=False,
@@ -73,10 +76,15 @@ def reach(address: str) -> None:
         raise ConnectionError(str(error)) from error
 
 
-def _start(**where: Any) -> None:
+def _start(tries: int = 1, **where: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except Exception as error:  # Ray raises plain ones, too
+        if tries > 1:
+            log.warning("Ray did not start (%s), and is started again", last_line(error))
+            ray.shutdown()
+            _start(tries - 1, **where)
+            return
         here = os.environ.get("RAY_ADDRESS", "this machine")
         raise FailedRunError(f"Ray on {here} cannot be had: {last_line(error)}; bet-ray doctor says more") from error
 

@@ -1,5 +1,8 @@
 """A private Ray keeps to itself."""
 
+from contextlib import nullcontext
+from typing import Any
+
 import psutil
 import pytest
 import ray
@@ -14,6 +17,28 @@ def test_an_address_where_no_ray_answers_is_one_line_at_once(address: str, monke
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(FailedRunError, match=f"RAY_ADDRESS={address}: no Ray answers there"), session():
         pass
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (1, 2), (2, 2)])
+def test_a_private_ray_that_does_not_start_in_time_is_started_once_more(
+    failures: int, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def init(**where: Any) -> None:
+        begun.append(where)
+        if len(begun) <= failures:
+            raise TimeoutError("timed out after 30 seconds")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    refused = pytest.raises(FailedRunError, match="cannot be had: timed out after 30 seconds")
+    with refused if failures == starts else nullcontext(), session():
+        pass
+    assert len(begun) == starts
 
 
 @pytest.mark.slow
