@@ -101,6 +101,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     files.mirrors.clear()
 
 
+@pytest.mark.timeout(1800)  # four starts of Ray, on a machine that may be busy
 def test_a_submitted_sweep_whose_node_dies_ends_with_the_table_of_an_undisturbed_one(
     server: Server, tmp_path: Path
 ) -> None:
@@ -120,7 +121,7 @@ def test_a_submitted_sweep_whose_node_dies_ends_with_the_table_of_an_undisturbed
         assert job.poll() is None, job.communicate()[0]
         doomed.kill()
         join("another")
-        said, _ = job.communicate(timeout=300)
+        said, _ = job.communicate(timeout=900)
         assert job.returncode == 0, said
         assert ": finished" in head.command("status", "s3://lab/runs/s").stdout
     disturbed, undisturbed = local("s3://lab/runs/s"), tmp_path / "undisturbed"

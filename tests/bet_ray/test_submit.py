@@ -107,6 +107,7 @@ def head() -> Iterator[Head]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some twenty commands, on a machine that may be busy
 def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, trained: Path, tmp_path: Path) -> None:
     refused = head.command("jobs", "list", token=False)
     assert refused.returncode == 2

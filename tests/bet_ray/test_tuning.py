@@ -368,6 +368,7 @@ TWELVE = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # seven starts of Ray, on a machine that may be busy
 def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     ray_session: int, tmp_path: Path
 ) -> None:
