@@ -143,6 +143,7 @@ def test_workers_killed_with_kill_9_one_after_the_other_change_no_row_and_are_co
 def test_a_worker_killed_while_it_starts_is_replaced_and_blamed_on_no_episode(
     trained: Path, undisturbed: pa.Table
 ) -> None:
+    eventually(lambda: not rollout_workers())  # those of an earlier test have gone
     with Pool(2, 8) as pool:
         pool.submit(job_of(trained), range(200))
         eventually(rollout_workers)
