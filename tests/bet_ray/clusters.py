@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import requests
 
+from tests.bet_ray.commands import at_a_terminal
+
 REPOSITORY = Path(__file__).parents[2]
 # `ray start`, that lets a node join where RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 keeps all of them on loopback.
 RAY = """
@@ -97,20 +99,12 @@ class Head:
         return node
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """`bet-ray ...` at another terminal, where one may type Ctrl-C: also if these tests run in the background."""
-        listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-        return subprocess.Popen(
-            [sys.executable, "-c", f"{listens}; from bet_ray.cli import main; main()", *map(str, arguments)],
-            env=self.environment | {"RAY_API_SERVER_ADDRESS": self.address},
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        """`bet-ray ...` at another terminal, what it says in one stream."""
+        environment = self.environment | {"RAY_API_SERVER_ADDRESS": self.address}
+        return at_a_terminal(*arguments, env=environment, cwd=REPOSITORY, stderr=subprocess.STDOUT)
 
     def command(self, *arguments: str | Path, token: bool = True) -> subprocess.CompletedProcess[str]:
-        """The same, until it ends."""
+        """The same, until it ends, its streams apart."""
         environment = self.environment if token else self.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
         return subprocess.run(
             [sys.executable, "-m", "bet_ray", *map(str, arguments)],

@@ -25,7 +25,7 @@ from bet.policy import Policy
 from bet_ray.cli import main
 from bet_ray.manifest import write_manifest
 from tests.bet.data.samples import some
-from tests.bet_ray.commands import Command
+from tests.bet_ray.commands import Command, at_a_terminal
 
 Refused = Callable[..., str]
 
@@ -342,12 +342,7 @@ def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Pat
 
 def interrupted(run: Path, sign: str, *arguments: str | Path) -> str:
     """What a command says that gets Ctrl-C, as the whole process group of a terminal does, when a file is there."""
-    # A test run that was put into the background ignores Ctrl-C, and so would its children.
-    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{listens}; from bet_ray.cli import main; main()", *map(str, arguments)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = at_a_terminal(*arguments, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(run.rglob(sign)):
         assert process.poll() is None, "it ended before it could be interrupted"

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -38,6 +37,7 @@ from bet_ray.results import KEY
 from bet_ray.service import RolloutService
 from bet_ray.worker import PoolError, RolloutWorker
 from tests.bet.test_rollout import broken_in_one_bin
+from tests.bet_ray.commands import at_a_terminal
 from tests.bet_ray.faulty import FAULTS_FILE, FAULTY, Fault, walker, write_faults
 from tests.bet_ray.test_pool import drain, job_of
 
@@ -76,20 +76,6 @@ def eventually(happened: Callable[[], object], process: subprocess.Popen[str] | 
         assert process is None or process.poll() is None, "it ended before"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def command(*arguments: str | Path | int, before: str = "") -> subprocess.Popen[str]:
-    """`bet-ray` in a process group of its own; `before` is code that it runs first."""
-    # A test run that was put into the background ignores Ctrl-C, and so would its children.
-    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{listens}; {before}\nfrom bet_ray.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def parts_of(run: Path) -> list[Path]:
@@ -348,7 +334,7 @@ def test_a_killed_driver_and_files_torn_meanwhile_cost_time_and_no_row(
     ledger = Ledger(tmp_path, tasks.get("pointmass2"))
     ledger.episodes.append(undisturbed.slice(0, 50))
     ledger.publish()
-    process = command(
+    process = at_a_terminal(
         "eval", trained, "--episodes", EPISODES, "--save-trajectories", "--actors", "1", "--out", tmp_path
     )
     eventually(lambda: ledger.read().num_rows > 50, process)  # the 50 without steps run again, and may come first
@@ -401,7 +387,7 @@ def test_an_interrupted_command_leaves_a_sound_table_and_no_process(
     trained: Path, undisturbed: pa.Table, tmp_path: Path, signals: list[signal.Signals]
 ) -> None:
     typed = ["eval", str(trained), "--episodes", str(MANY), "--actors", "1", "--out", str(tmp_path)]
-    process = command(*typed)
+    process = at_a_terminal(*typed)
     eventually(lambda: parts_of(tmp_path), process)
     family = psutil.Process(process.pid).children(recursive=True)
     for number in signals:
@@ -425,7 +411,7 @@ def test_an_interrupted_command_leaves_a_sound_table_and_no_process(
 def test_two_processes_on_one_run_directory_leave_one_row_of_each_episode(
     trained: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    process = command("eval", trained, "--episodes", EPISODES, "--actors", "1", "--out", tmp_path)
+    process = at_a_terminal("eval", trained, "--episodes", EPISODES, "--actors", "1", "--out", tmp_path)
     eventually(lambda: parts_of(tmp_path), process)
     ours = evaluate(trained, episodes=EPISODES, actors=1, out=tmp_path)
     _, said = process.communicate(timeout=120)
@@ -482,7 +468,7 @@ def test_a_full_disk_is_waited_for_and_what_finished_before_and_meanwhile_is_kep
 ) -> None:
     run = disk.path / "run"
     arguments = ["eval", trained, "--episodes", EPISODES, "--actors", "1", "--slots", "8", "--out", run]
-    impatient = command(*arguments, before="from bet_ray import recorder; recorder.ROOM_SECONDS = 2")
+    impatient = at_a_terminal(*arguments, before="from bet_ray import recorder; recorder.ROOM_SECONDS = 2")
     eventually(lambda: parts_of(run), impatient)
     disk.fill(impatient)
     _, said = impatient.communicate(timeout=60)
@@ -495,7 +481,7 @@ def test_a_full_disk_is_waited_for_and_what_finished_before_and_meanwhile_is_kep
     assert kept.equals(undisturbed.filter(pc.field("index").isin(kept.column("index").to_pylist())))
     disk.free(impatient)
 
-    patient = command(*arguments)
+    patient = at_a_terminal(*arguments)
     before = len(parts_of(run))
     eventually(lambda: len(parts_of(run)) != before, patient)
     disk.fill(patient)
