@@ -26,46 +26,6 @@ from tests.bet_ray.test_tuning import TREE, outcome
 pytestmark = pytest.mark.slow
 
 EPISODES = 1500
-# A head and a node for trainings, where no rollout belongs. One node joins and dies, then another joins.
-EVALUATION = """
-import sys
-from pathlib import Path
-import ray
-from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-from ray._private.authentication.authentication_utils import enable_token_auth_by_default
-from ray.cluster_utils import Cluster
-from bet_ray import evaluate
-from bet_ray.ledger import Ledger
-from bet_ray.pool import NO_ROLLOUTS, rollout_cpus
-from bet_ray.session import _start_no_idlers, _stay_on_loopback
-from bet import tasks
-
-_stay_on_loopback()
-_start_no_idlers()
-enable_token_auth_by_default()
-ensure_token_if_auth_enabled()
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=2, labels=NO_ROLLOUTS)
-ray.init(address=cluster.address, log_to_driver=False)
-assert rollout_cpus() == 1
-run, out, episodes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-joined = []
-
-def ran_on(node):
-    table = Ledger(out, tasks.get("pointmass2")).execution.read()
-    return node.node_id in table.column("node").to_pylist()
-
-def disturb(done, total, before):
-    if not joined and done > 0:
-        joined.append(cluster.add_node(num_cpus=1))
-    elif len(joined) == 1 and ran_on(joined[0]):
-        cluster.remove_node(joined[0], allow_graceful=False)
-        joined.append(cluster.add_node(num_cpus=1))
-
-evaluate(run, episodes=episodes, actors=2, slots=4, out=out, progress=disturb)
-assert len(joined) == 2
-assert ran_on(joined[1])
-"""
 SWEEP = TREE | {
     "space": {"bins": [1, 6], "window": [1, 2]},
     "eval": {"episodes": 300, "rungs": 2, "winner_episodes": 30},
@@ -78,7 +38,7 @@ def rows(run: Path, table: str = "episodes") -> pa.Table:
 
 
 def test_nodes_that_join_and_die_during_an_evaluation_change_no_row(trained: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", EVALUATION, str(trained), str(tmp_path / "run"), str(EPISODES)]
+    arguments = [sys.executable, "-m", "tests.bet_ray.elastic", str(trained), str(tmp_path / "run"), str(EPISODES)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert evaluate(trained, episodes=EPISODES, actors=1).equals(rows(tmp_path / "run"))
