@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from bet.arithmetic import numerics, tf32, threads
+from bet.arithmetic import numerics, tf32
 from bet.codebook import decode
 from bet.config import Config, Trunk, canonical_json, validation_message
 from bet.errors import UsageError
@@ -135,19 +135,6 @@ class Policy:
         actions = decode(bins, offsets[torch.arange(batch_size), bins], self.centers.cpu())
         actions = torch.where(cdf[:, -1:].isfinite(), actions, torch.nan)[:count].numpy()
         return self.action_normalizer.denormalize(actions), bins[:count].numpy()
-
-    def fingerprint(self, batch_size: int) -> str:
-        """sha256 of what it does here with made-up observations: equal `numerics` need not mean equal bits, for MKL
-        chooses kernels by the vendor and model of the CPU too.
-        """
-        random = np.random.default_rng(0)
-        history = random.uniform(-1, 1, (batch_size, self.window, self.model.obs_dim)).astype(np.float32)
-        lengths = random.integers(1, self.window + 1, batch_size)
-        with threads(1):
-            actions, bins = self.act(
-                self.observation_normalizer.denormalize(history), lengths, random.random(batch_size), batch_size
-            )
-        return hashlib.sha256(actions.tobytes() + bins.tobytes()).hexdigest()
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:

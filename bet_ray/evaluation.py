@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from bet import tasks
 from bet.config import ConfigError, Split, changed
-from bet.errors import FailedRunError, UsageError
+from bet.errors import FailedRunError
 from bet.measure import Measurement, judged_by, measure
 from bet.policy import BEST, POLICY_JSON, Policy
 from bet.protocol import Recipe
@@ -24,7 +24,7 @@ from bet.tasks import SimulatedTask
 from bet.wording import counted, duration
 from bet_ray.driver import this_process
 from bet_ray.inference import Inference
-from bet_ray.ledger import Ledger
+from bet_ray.ledger import Ledger, MixedNumericsError
 from bet_ray.manifest import DRIVER, EVALUATIONS, UNDER_WAY, RunError, amend_manifest, read_manifest
 from bet_ray.pool import PATIENCE, Pool, rollout_cpus
 from bet_ray.recorder import Recorder
@@ -38,10 +38,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, int], None]
 """Called with episodes done, episodes in all, and how many of them were already in the ledger."""
-
-
-class MixedNumericsError(UsageError):
-    """Rows of different numerics would share a table."""
 
 
 NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
@@ -424,7 +420,7 @@ def check_numerics(ledger: Ledger, job: Job) -> None:
     same = (pc.field("policy_digest") == job.source.policy_digest) & (
         pc.field("protocol_digest") == job.source.protocol_digest
     )
-    others = set(ledger.episodes.read(same).column("numerics").to_pylist()) - {job.source.numerics}
+    others = ledger.numerics(same) - {job.source.numerics}
     if others:
         raise MixedNumericsError(
             f"{ledger.run}: holds episodes of this policy made with {sorted(others)[0]!r}, this machine has "

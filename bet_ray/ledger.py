@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from bet import files
+from bet.errors import UsageError
 from bet.rollout import End
 from bet.tasks import SimulatedTask
 from bet_ray.manifest import LOCK, MANIFEST, TURN_SECONDS, RunError, read_manifest
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 
 PARTS = "_parts"
 PLACE = "_place"  # of a row among those of the parts; -1 for one that is published
+
+
+class MixedNumericsError(UsageError):
+    """Rows of different numerics would share a table."""
 
 
 class Table:
@@ -152,6 +157,10 @@ class Ledger:
     def of(self, source: EpisodeSource) -> pa.Table:
         """The recorded episodes of one policy, protocol, numerics and split, by index."""
         return self.episodes.read(source.rows)
+
+    def numerics(self, where: pc.Expression | None = None) -> set[str]:
+        """Of the recorded episodes, or those `where`."""
+        return set(self.episodes.read(where).column("numerics").unique().to_pylist())
 
     def errors(self, source: EpisodeSource) -> dict[int, str]:
         """Why episodes of a source could not be finished, by index."""

@@ -92,7 +92,6 @@ class Pool:
         self._seconds = max(SLICE_SECONDS, actors * SLICE_PER_WORKER)
         self._dispatcher = Dispatcher(slots, actors)
         self._jobs: dict[str, ray.ObjectRef] = {}  # that some worker was told of
-        self._fingerprints: dict[str, str] = {}  # of these jobs
         self._failed_starts = 0
         self._failure: PoolError | None = None
         self._watched = time.monotonic()
@@ -163,7 +162,6 @@ class Pool:
             self._meter.episodes += len(done)
             if not self._dispatcher.active(done.job):
                 self._jobs.pop(done.job, None)
-                self._fingerprints.pop(done.job, None)
         self._meter.tell(self._dispatcher.waiting, self._dispatcher.leased, self._dispatcher.workers)
         if self._failure is not None and not finished:
             raise self._failure
@@ -196,22 +194,12 @@ class Pool:
             self._dispatcher.join(worker.number)
             self._call(worker)
             return []
-        self._compare(answer)
         self._usage += answer.usage
         self._meter.busy += answer.usage.busy
         self._meter.slots += answer.usage.slots
         finished = self._dispatcher.accept(worker.number, answer.reports)
         self._call(worker)
         return finished
-
-    def _compare(self, answer: Moment) -> None:
-        """Raises `PoolError` where a worker computes other bits than were asked for, or than another worker."""
-        for name, found in answer.fingerprints.items():
-            if name in self._jobs and found != self._fingerprints.setdefault(name, found):
-                raise PoolError(
-                    "a rollout worker computes other bits than whoever asked for the episodes, or than another "
-                    f"worker, though all have {self.numerics!r}: their CPUs differ; run on nodes of one kind"
-                )
 
     def _hire(self) -> None:
         worker = _Worker(next(self._numbers), self._start())
@@ -237,8 +225,6 @@ class Pool:
                 self._jobs[name] = ray.put(job)
             except RayError as error:
                 raise PoolError(f"a policy does not fit into Ray's object store: {_reason(error)}") from error
-            if job.fingerprint is not None:
-                self._fingerprints[name] = job.fingerprint
         jobs = {name: [self._jobs[name]] for name in names - worker.knows}
         over = {name for name in worker.knows if not self._dispatcher.active(name)}
         worker.knows = worker.knows - over | names

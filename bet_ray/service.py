@@ -16,7 +16,7 @@ from bet import tasks
 from bet.config import Config, canonical_json
 from bet.data.episodes import Episodes
 from bet.training import FittedActions, fit_actions
-from bet_ray.ledger import Ledger
+from bet_ray.ledger import Ledger, MixedNumericsError
 from bet_ray.pool import Pool
 from bet_ray.recorder import Recorder
 from bet_ray.results import unique_rows
@@ -66,6 +66,8 @@ class RolloutService:
         self._pool = Pool(actors, slots, cpus_per_actor)
         self._inbox: queue.Queue[_Request | None] = queue.Queue()
         self._active: dict[str, _Request] = {}
+        self._numerics: str | None = None
+        """Of the workers, and so of every row."""
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -97,7 +99,7 @@ class RolloutService:
 
     def _run(self) -> None:
         try:
-            with Recorder(self._ledger) as recorder:
+            with Recorder(self._ledger) as recorder, self._pool:
                 self._serve(recorder)
             self._failure = PoolError("the rollout service is closed")
         except Exception as error:
@@ -129,10 +131,12 @@ class RolloutService:
 
         Who asks may have another CPU than the workers, as nodes with a GPU often do: the episodes are the workers'.
         """
-        if self._pool.numerics is None:
+        if self._numerics is None:
+            self._numerics = self._agreed()
+        if self._numerics is None:
             return False
-        source = replace(request.job.source, numerics=self._pool.numerics)
-        request.job = replace(request.job, source=source, fingerprint=None)
+        source = replace(request.job.source, numerics=self._numerics)
+        request.job = replace(request.job, source=source)
         if any(active.job.source.key == source.key for active in self._active.values()):
             return False
         recorded = self._ledger.of(source)
@@ -144,3 +148,18 @@ class RolloutService:
         else:
             request.done.set()
         return True
+
+    def _agreed(self) -> str | None:
+        """The numerics of the workers, once one has started. Raises `MixedNumericsError` where those of the run differ:
+        trials would be ranked by rungs of both.
+        """
+        here = self._pool.numerics
+        if here is None:
+            return None
+        before = self._ledger.numerics()
+        if before and here not in before:
+            raise MixedNumericsError(
+                f"{self._ledger.run}: its episodes were made with {min(before)!r}, the rollout workers have {here!r}; "
+                "resume where they are as before, or choose another --out"
+            )
+        return here

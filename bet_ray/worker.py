@@ -49,8 +49,6 @@ class Job:
     keep_trajectories: bool = False
     inference: Inference | None = None
     """Who computes actions; None: the workers."""
-    fingerprint: str | None = None
-    """`Policy.fingerprint` where the job was made; None: that of the first worker, which all others must have."""
 
     @classmethod
     def of(
@@ -66,9 +64,7 @@ class Job:
         Rollout(policy, recipe, split, 1).close()
         source = EpisodeSource.of(policy, recipe.protocol, split)
         job = cls(source, policy.pack(), recipe, split, keep_trajectories, inference)
-        if inference is not None:
-            return replace(job, source=replace(source, numerics=inference.numerics))
-        return replace(job, fingerprint=policy.fingerprint(recipe.protocol.batch_size))
+        return job if inference is None else replace(job, source=replace(source, numerics=inference.numerics))
 
 
 @dataclass(frozen=True)
@@ -135,8 +131,6 @@ class Moment:
 
     reports: list[Report]
     usage: Usage
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """`Policy.fingerprint` here, of jobs that were begun in the call."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +174,6 @@ class RolloutWorker:
         self._slots = slots
         self._active: dict[str, _Active] = {}
         self._usage = Usage()
-        self._fingerprints: dict[str, str] = {}
         self._left: float | None = None  # when the last call ended with work still to do
 
     def ready(self) -> Whereabouts:
@@ -237,10 +230,9 @@ class RolloutWorker:
         self._left = time.perf_counter()
         self._usage.seconds += self._left - began
         usage, self._usage = self._usage, Usage()
-        fingerprints, self._fingerprints = self._fingerprints, {}
         if not (more or self._work()):
             self._left = None  # nothing is waited for
-        return Moment(reports, usage, fingerprints)
+        return Moment(reports, usage)
 
     def _begin(self, name: str, ref: ray.ObjectRef) -> _Active:
         job: Job = ray.get(ref)
@@ -255,8 +247,6 @@ class RolloutWorker:
                 f"this node computes with {policy.numerics!r}, the episodes were asked for with "
                 f"{job.source.numerics!r}; run on nodes of one kind"
             )
-        if job.inference is None:
-            self._fingerprints[name] = policy.fingerprint(job.recipe.protocol.batch_size)
         return _Active(job, policy, Rollout(policy, job.recipe, job.split, self._slots))
 
     def _work(self) -> bool:

@@ -13,14 +13,13 @@ from bet_ray import evaluate
 from bet_ray.evaluation import (
     Evaluation,
     LazyPool,
-    MixedNumericsError,
     PoolShape,
     evaluate_all,
     measurement,
     recipe_of,
     run_of,
 )
-from bet_ray.ledger import Ledger
+from bet_ray.ledger import Ledger, MixedNumericsError
 from bet_ray.manifest import EVALUATIONS, UNDER_WAY, read_manifest
 from bet_ray.replay import Match, compare, replay
 from bet_ray.results import EpisodeSource, episodes_schema, write_table

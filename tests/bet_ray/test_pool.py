@@ -150,39 +150,6 @@ def test_workers_whose_node_dies_while_they_start_wait_for_the_next_one_all_of_t
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_worker_that_computes_other_bits_under_the_same_numerics_is_refused(trained: Path) -> None:
-    job = job_of(trained)
-    assert job.fingerprint
-    with Pool(1, 4) as pool:
-        pool.submit(replace(job, fingerprint="of another CPU"), [0])
-        with pytest.raises(PoolError, match="a rollout worker computes other bits than whoever asked"):
-            drain(pool)
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_where_nobody_said_which_bits_are_asked_for_the_first_worker_does(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class OfItsOwnKind(RolloutWorker):
-        def _begin(self, name: str, ref: Any) -> Any:
-            begun = super()._begin(name, ref)
-            self._fingerprints[name] += self._here.actor  # as of a CPU that no other worker has
-            return begun
-
-    monkeypatch.setattr(pool_module, "RolloutWorker", OfItsOwnKind)
-    job = replace(job_of(trained), fingerprint=None)
-    with Pool(1, 4) as pool:
-        pool.submit(job, range(40))
-        assert drain(pool).num_rows == 40
-    with Pool(2, 4) as pool:
-        while len(pool.whereabouts) < 2:
-            pool.poll()
-        pool.submit(job, range(4000))
-        with pytest.raises(PoolError, match="than another worker"):
-            drain(pool)
-
-
-@pytest.mark.usefixtures("ray_session")
 def test_trajectories_come_only_when_asked_for(trained: Path) -> None:
     with Pool(1, 4) as pool:
         pool.submit(job_of(trained), [0])
