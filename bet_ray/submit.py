@@ -39,6 +39,7 @@ LARGEST = 4  # entries of a tree too large that are named
 LOOKS = 0.5  # seconds between looks whether a job whose log has ended has ended, too
 NOT_SHIPPED = ("/data", "/runs", ".*_cache", ".hypothesis", "*.egg-info")
 """Besides what Ray leaves out: .git, virtual environments, __pycache__, and what .gitignore and .rayignore name."""
+_WRITES = ("--out", "--video")  # options whose value is where results go
 _BEGINS_A_RUN = ("train", "sweep", "reproduce", "demo")
 _NOISY = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -82,6 +83,18 @@ class Tree:
             )
         return tree
 
+    def check(self, command: Sequence[str]) -> None:
+        """Raises `UsageError` for a file that a command names and that is here, but does not come along."""
+        for word in command:
+            _, equals, value = word.rpartition("=")
+            path = PurePosixPath(value)
+            named = bool(equals or "/" in value) and not _outlives(value) and (self.folder / path).exists()
+            if named and not any(path in (file, *file.parents) for file in self.sizes):
+                raise UsageError(
+                    f"{word}: is here, but does not go along with a job, as nothing does below data/ and runs/ or that "
+                    ".gitignore names; put it where all nodes see it, and give that path"
+                )
+
     @property
     def bytes(self) -> int:
         return sum(self.sizes.values())
@@ -91,18 +104,17 @@ class Tree:
 
 
 def placed(command: Sequence[str], storage: str | None) -> list[str]:
-    """A command with its relative run directories moved below `storage`, and one more where it would make its own.
+    """A command with its relative run directories and videos below `storage`, and one where it would make its own.
 
     Raises `UsageError` where that needs a storage and there is none.
     """
     words, out = list(command), None
     for place, word in enumerate(words):
         option, equals, value = word.partition("=")
-        if word == "--out" and place + 1 < len(words):
-            out = words[place + 1] = _inside(storage, words[place + 1])
-        elif option == "--out" and equals:
-            out = _inside(storage, value)
-            words[place] = f"--out={out}"
+        if option in _WRITES and (equals or place + 1 < len(words)):
+            moved = _inside(storage, value if equals else words[place + 1])
+            words[place if equals else place + 1] = f"{option}={moved}" if equals else moved
+            out = moved if option == "--out" else out
         elif PurePosixPath(word).parts[:1] == ("runs",):
             words[place] = _inside(storage, word)
     if out is None and words[0] in _BEGINS_A_RUN:

@@ -1,12 +1,10 @@
 """The invariance promise, kept to: a sample of recorded episodes runs again in other ways, and every bit is compared.
 
-Within one `numerics` (torch version, CPU capability or GPU model, device, dtype) the rows and steps of an episode are
-the same whatever the number of actors and slots, the order of work, crashes, and whether Ray runs it at all. Nothing is
-promised across them: another torch, another CPU capability (AVX2 in place of AVX512) or a GPU may compute other last
-bits, and their rows carry another `numerics` and never share a table silently.
-
-CPUs of equal capability need not compute equal bits either: torch calls MKL, which chooses kernels by their vendor and
-model. Workers on such a CPU are refused (`Policy.fingerprint`); rows recorded on one are what a verification finds.
+Within one `numerics` (torch version, CPU capability or GPU model, device, dtype, and what the CPU makes of a fixed
+computation) the rows and steps of an episode are the same whatever the number of actors and slots, the order of work,
+crashes, and whether Ray runs it at all. Nothing is promised across them: another torch, another CPU capability (AVX2 in
+place of AVX512) or vendor, or a GPU may compute other last bits, and their rows carry another `numerics` and never
+share a table silently.
 """
 
 import hashlib

@@ -40,7 +40,9 @@ def submit(
     wait: Wait = False,
     storage: Annotated[
         str | None,
-        typer.Option(envvar="BET_STORAGE", help="Folder that all nodes see: relative run directories go there."),
+        typer.Option(
+            envvar="BET_STORAGE", help="Folder that all nodes see: relative run directories and videos go there."
+        ),
     ] = None,
     env: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment of the job: BET_DATA_DIR=/mnt/data.")
@@ -55,6 +57,7 @@ def submit(
         raise UsageError(f"--env: expected KEY=VALUE, got {wrong[0]!r}")
     command = engine.placed(command, storage)
     tree = engine.Tree.of(Path.cwd())
+    tree.check(command)
     with engine.jobs(address) as jobs:
         job = jobs.submit(command, tree, {key: value for key, _, value in words})
         console.print(f"job {job}: {shlex.join(['bet-ray', *command])}", markup=False)

@@ -38,6 +38,18 @@ def test_this_checkout_can_be_shipped() -> None:
     assert not any(name.startswith((".git/", ".venv/", "runs/")) for name in files)
 
 
+@pytest.mark.parametrize("word", ["data.path=data/mine.parquet", "--config=big/a.yaml", "data/mine.parquet"])
+def test_a_file_that_stays_here_is_not_asked_for_there(tmp_path: Path, word: str) -> None:
+    for name in ("data/mine.parquet", "big/a.yaml", "sweeps/a.yaml"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1")
+    (tmp_path / ".gitignore").write_text("big/\n")
+    tree = Tree.of(tmp_path)
+    tree.check(["sweep", "sweeps/a.yaml", "data.path=/mnt/mine.parquet", "train.lr=1e-3", "--out", "/mnt/a"])
+    with pytest.raises(UsageError, match=f"{word}: is here, but does not go along"):
+        tree.check(["sweep", "sweeps/a.yaml", word])
+
+
 def test_a_tree_that_is_too_large_is_refused_and_what_is_large_is_named(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     with (tmp_path / "videos" / "a.mp4").open("wb") as file:
@@ -56,6 +68,8 @@ def test_a_tree_that_is_too_large_is_refused_and_what_is_large_is_named(tmp_path
         ("eval runs/a --episodes 9", "eval /mnt/b/runs/a --episodes 9"),
         ("eval policies/a --out s3://b/a", "eval policies/a --out s3://b/a"),
         ("report runs/s", "report /mnt/b/runs/s"),
+        ("replay runs/a --video a.mp4", "replay /mnt/b/runs/a --video /mnt/b/a.mp4"),
+        ("replay /mnt/b/runs/a --video=/mnt/b/a.mp4", "replay /mnt/b/runs/a --video=/mnt/b/a.mp4"),
         ("sweep sweeps/runs.yaml --out runs/s", "sweep sweeps/runs.yaml --out /mnt/b/runs/s"),
     ],
 )
