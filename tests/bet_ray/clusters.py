@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from tests.bet_ray.commands import at_a_terminal
+from tests.bet_ray.commands import at_a_terminal, eventually
 
 REPOSITORY = Path(__file__).parents[2]
 # `ray start`, that lets a node join where RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 keeps all of them on loopback.
@@ -36,13 +35,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def wait_for(what: Callable[[], object], seconds: float = 300.0) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(0.5)
 
 
 class Node:
@@ -95,7 +87,7 @@ class Head:
         folder.mkdir()
         node = Node(self.environment | environment, folder, f"--address={self.ray_address}", *arguments)
         self.nodes.append(node)
-        wait_for(node.started)
+        eventually(node.started)
         return node
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -155,7 +147,7 @@ def cluster(labels: Mapping[str, str] = NO_LABELS) -> Iterator[Head]:
             return False
 
     try:
-        wait_for(answers)
+        eventually(answers)
         yield head
     finally:
         for one in head.nodes:

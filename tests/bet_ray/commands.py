@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,19 @@ class Done(NamedTuple):
 
 
 Command = Callable[..., Done]
+
+
+def eventually(
+    happened: Callable[[], object], process: subprocess.Popen[Any] | None = None, said: Callable[[], str] = str
+) -> None:
+    """Wait until something is the case, however busy the machine. A process that is to bring it about must not end
+    before; `said` tells what it did say.
+    """
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert process is None or process.poll() is None, f"it ended before: {said()}"
+        assert time.monotonic() < deadline, f"it does not come: {said()}"
+        time.sleep(0.05)
 
 
 def at_a_terminal(*arguments: str | Path | int, before: str = "", **how: Any) -> subprocess.Popen[str]:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from bet.policy import Policy
 from bet_ray.cli import main
 from bet_ray.manifest import write_manifest
 from tests.bet.data.samples import some
-from tests.bet_ray.commands import Command, at_a_terminal
+from tests.bet_ray.commands import Command, at_a_terminal, eventually
 
 Refused = Callable[..., str]
 
@@ -322,11 +321,7 @@ def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Pat
     )
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", code], **quiet, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not list((tmp_path / "killed").rglob("checkpoint.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: list((tmp_path / "killed").rglob("checkpoint.pt")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert command("train", *settings, "--out", tmp_path / "killed", "--resume").code == 0
@@ -343,11 +338,7 @@ def test_a_training_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Pat
 def interrupted(run: Path, sign: str, *arguments: str | Path) -> str:
     """What a command says that gets Ctrl-C, as the whole process group of a terminal does, when a file is there."""
     process = at_a_terminal(*arguments, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(run.rglob(sign)):
-        assert process.poll() is None, "it ended before it could be interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: list(run.rglob(sign)), process)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -21,7 +21,7 @@ from bet_ray import training
 from bet_ray.distributed import train_on_workers
 from bet_ray.manifest import LOCK, MANIFEST
 from bet_ray.training import HISTORY_JSON, WorkerCount, begin
-from tests.bet_ray.commands import Command
+from tests.bet_ray.commands import Command, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -91,8 +91,7 @@ def test_a_worker_killed_with_kill_9_costs_nothing_but_time(alone: Path, tmp_pat
     killed = threading.Event()
 
     def kill_one() -> None:
-        while not list(tmp_path.rglob(HISTORY_JSON)):
-            time.sleep(0.02)
+        eventually(lambda: list(tmp_path.rglob(HISTORY_JSON)))
         train_workers()[-1].kill()
         killed.set()
 
@@ -135,9 +134,7 @@ def test_a_driver_killed_with_kill_9_resumes_with_another_number_of_workers(tmp_
     typed, run = ("train", "pointmass2", "train.epochs=3", "window=3", "--out"), tmp_path / "killed"
     bet_ray = [sys.executable, "-c", "from bet_ray.cli import main; main()"]
     process = subprocess.Popen([*bet_ray, *typed, str(run), "--num-workers", "2"], start_new_session=True)
-    while not list(run.rglob(HISTORY_JSON)):
-        assert process.poll() is None, "the training ended before it could be killed"
-        time.sleep(0.05)
+    eventually(lambda: list(run.rglob(HISTORY_JSON)), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert command(*typed, run, "--resume").code == 0

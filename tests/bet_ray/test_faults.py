@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from bet_ray.results import KEY
 from bet_ray.service import RolloutService
 from bet_ray.worker import PoolError, RolloutWorker
 from tests.bet.test_rollout import broken_in_one_bin
-from tests.bet_ray.commands import at_a_terminal
+from tests.bet_ray.commands import at_a_terminal, eventually
 from tests.bet_ray.faulty import FAULTS_FILE, FAULTY, Fault, walker, write_faults
 from tests.bet_ray.test_pool import drain, job_of
 
@@ -67,15 +67,6 @@ def published(run: Path, table: str = "episodes") -> pa.Table:
     """What a reader finds who knows nothing of parts, in key order: rows that are there twice are seen twice."""
     files = sorted((run / table).glob("*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files]).sort_by([(name, "ascending") for name in KEY])
-
-
-def eventually(happened: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait until something is the case; a process that is to bring it about must not end before."""
-    deadline = time.monotonic() + 300  # Ray takes its time to start where others do too
-    while not happened():
-        assert process is None or process.poll() is None, "it ended before"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def parts_of(run: Path) -> list[Path]:

@@ -19,7 +19,8 @@ from bet_ray.storage import local
 from bet_ray.sweep import parse_sweep
 from bet_ray.trials import read_trials
 from bet_ray.tuning import run_sweep
-from tests.bet_ray.clusters import Node, cluster, wait_for
+from tests.bet_ray.clusters import Node, cluster
+from tests.bet_ray.commands import eventually
 from tests.bet_ray.stores import CREDENTIALS, Server, s3_server
 from tests.bet_ray.test_tuning import TREE, outcome
 
@@ -77,7 +78,7 @@ def test_a_submitted_sweep_whose_node_dies_ends_with_the_table_of_an_undisturbed
 
         doomed = join("doomed")
         job = head.start("submit", "--wait", "--storage", "s3://lab", "--", "sweep", file, "--out", "runs/s")
-        wait_for(lambda: job.poll() is not None or any(PARTS in name for name in server.files("lab/runs/s/episodes")))
+        eventually(lambda: job.poll() is not None or any(PARTS in name for name in server.files("lab/runs/s/episodes")))
         assert job.poll() is None, job.communicate()[0]
         doomed.kill()
         join("another")

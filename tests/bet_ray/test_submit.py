@@ -12,8 +12,8 @@ import requests
 from bet.errors import UsageError
 from bet_ray.manifest import read_manifest
 from bet_ray.submit import MOST_BYTES, Tree, placed
-from tests.bet_ray.clusters import REPOSITORY, Head, cluster, wait_for
-from tests.bet_ray.commands import Command
+from tests.bet_ray.clusters import REPOSITORY, Head, cluster
+from tests.bet_ray.commands import Command, eventually
 
 LONG = 10_000_000  # episodes that nobody waits for
 
@@ -141,7 +141,7 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
         *("submit", "--storage", tmp_path, "--env", "BET_LOG=json", "--wait", "--address", head.address, "--"),
         *("eval", trained, "--episodes", str(LONG), "--out", "runs/e"),
     )
-    wait_for(lambda: list((run / "episodes" / "_parts").glob("*.parquet")))
+    eventually(lambda: list((run / "episodes" / "_parts").glob("*.parquet")))
     waiting.send_signal(signal.SIGINT)
     printed, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, printed
@@ -151,7 +151,7 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
         f"or end it with: bet-ray jobs stop {job} --address {head.address}\n"
     )
     assert "Traceback" not in printed
-    wait_for(lambda: re.search(r"ray_bet_episodes_total\{.*\} [1-9]", requests.get(head.metrics, timeout=5).text))
+    eventually(lambda: re.search(r"ray_bet_episodes_total\{.*\} [1-9]", requests.get(head.metrics, timeout=5).text))
     told = requests.get(head.metrics, timeout=5).text
     for name in ("episodes_waiting", "episodes_leased", "episodes_per_second", "slots_busy", "workers"):
         assert f"ray_bet_{name}{{" in told
@@ -161,7 +161,7 @@ def test_jobs_run_on_a_cluster_with_a_token_are_watched_and_stopped(head: Head, 
     listed = head.command("jobs", "list")
     assert re.search(rf"{job}\s+running", listed.stdout), listed
     assert "is stopped" in head.command("jobs", "stop", job).stdout
-    wait_for(lambda: re.search(rf"{job}\s+stopped", head.command("jobs", "list").stdout))
+    eventually(lambda: re.search(rf"{job}\s+stopped", head.command("jobs", "list").stdout))
     logged = head.command("jobs", "logs", job).stdout
     assert f'"message": "{LONG:,} episodes to run' in logged
 

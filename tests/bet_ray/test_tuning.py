@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +34,7 @@ from bet_ray.training import trial_id
 from bet_ray.trials import Rung, Status, TrialRecord, read_trials
 from bet_ray.tuning import SETTING, Halving, divide, run_sweep
 from bet_ray.values import Estimate
+from tests.bet_ray.commands import eventually
 from tests.bet_ray.trackers import tensorboard_scalars
 
 QUICK = {"lr": 3e-3, "batch_size": 512}
@@ -191,10 +191,7 @@ def test_workers_that_share_a_training_are_judged_at_every_rung(ray_session: int
     assert (best.status, [rung.epoch for rung in best.rungs]) == (Status.DONE, [3, 6, 9, 12])
     assert stopped.status is Status.STOPPED
     assert best.train_seconds > 0
-    deadline = time.monotonic() + 60
-    while ray.available_resources().get("CPU") != ray_session:  # those of the stopped trial's workers among them
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    eventually(lambda: ray.available_resources().get("CPU") == ray_session)  # the stopped trial's workers' among them
 
 
 BY_LOSS: dict[str, Any] = {
@@ -384,12 +381,12 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     for kill in range(5):
         with said.open("wb") as file:
             process = subprocess.Popen([sys.executable, "-c", script], stdout=file, stderr=file, start_new_session=True)
-        _wait_until(lambda: _finished(run) > done, process, said)  # noqa: B023
+        eventually(lambda: _finished(run) > done, process, said.read_text)  # noqa: B023
         time.sleep(generator.uniform(0, 0.5))
         if kill == 2:
             victims = [child for child in Process(process.pid).children(recursive=True) if "Implicit" in child.name()]
             victims[0].kill()
-            _wait_until(lambda: any(record["failures"] for record in _records(run)), process, said)
+            eventually(lambda: any(record["failures"] for record in _records(run)), process, said.read_text)
         process.send_signal(signal.SIGKILL)
         process.wait()
         weights = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
@@ -413,14 +410,6 @@ def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
 def outcome(trial: TrialRecord) -> dict[str, Any]:
     """All of a trial but how long it took, and how often it was killed."""
     return trial.model_dump(exclude={"train_seconds", "act_seconds", "began", "ended", "failures", "error"})
-
-
-def _wait_until(happened: Callable[[], bool], process: subprocess.Popen, said: Path) -> None:
-    deadline = time.monotonic() + 300
-    while not happened():
-        assert process.poll() is None, f"the sweep ended before it could be killed: {said.read_text()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _finished(run: Path) -> int:
