@@ -19,21 +19,24 @@ from enum import StrEnum
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from bet.errors import FailedRunError
 from bet.files import replacing
 from bet.wording import counted
+
+if TYPE_CHECKING:
+    from bet_ray.session import NoRayError
 
 GIGABYTE = 1e9
 DISK_FULL, DISK_LOW = 1.0, 10.0  # GB free, of a run directory's disk
 MEMORY_LOW = 2.0  # GB free; Ray kills workers where less than a twentieth is
 CLOCKS_APART = 2.0  # seconds between a file system's clock and ours, beyond which times of files mislead
 GL_SECONDS = 60.0
+RAY_SECONDS = 60.0  # for an actor, or a stranger
 MUJOCO_GL = "MUJOCO_GL"
 MAKE_ROOM = "make room, or give --out on another disk"
 REINSTALL = "install again: pip install -c constraints.txt -e ."
@@ -46,6 +49,17 @@ mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 32, 32) as renderer:
     renderer.update_scene(data)
     assert renderer.render().shape == (32, 32, 3)
+"""
+_STRANGER = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=20)
+except AuthenticationError:
+    print("refused")
+else:
+    print("let in")
 """
 
 
@@ -344,18 +358,17 @@ def _memory() -> Iterator[Finding]:
 
 
 def _ray() -> Iterator[Finding]:
-    """Start it or connect, call an actor, put an array and get it back, and see whether tokens are in use."""
+    """Start it or connect, call an actor, put an array and get it back, and see whether strangers are kept out."""
     import numpy as np
     import ray
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
-    from bet_ray.session import on_cluster, session
+    from bet_ray.session import NoRayError, on_cluster, session
 
     began = time.monotonic()
     with ExitStack() as opened:
         try:
             cpus = opened.enter_context(session())
-        except FailedRunError as error:
+        except NoRayError as error:
             yield _no_ray(error)
             return
         where = f"the cluster at {os.environ['RAY_ADDRESS']}" if on_cluster() else "a private one"
@@ -363,22 +376,38 @@ def _ray() -> Iterator[Finding]:
         yield ok("Ray", f"{ray.__version__}, {where}: {counted(nodes, 'node')}, {counted(cpus, 'CPU')}")
         actor: Any = ray.remote(num_cpus=0)(_Echo).remote()  # an idle cluster may have no CPU, and need not start one
         array = np.arange(1 << 20)
-        back = ray.get(actor.back.remote(ray.put(array)), timeout=GL_SECONDS)
+        back = ray.get(actor.back.remote(ray.put(array)), timeout=RAY_SECONDS)
         assert np.array_equal(back, array), "an array comes back otherwise than it was sent"
         ray.kill(actor)
         yield ok("Ray actor", f"an array of 8 MB there and back, {time.monotonic() - began:.1f} s after the start")
-        if is_token_auth_enabled():
-            yield ok("Ray auth", "a token goes with each call" if on_cluster() else "a token is asked for")
+        if _keeps_strangers_out(ray.get_runtime_context().gcs_address):
+            yield ok("Ray auth", "a call without the token is refused")
         else:
-            yield warn("Ray auth", "off: whoever reaches its ports runs code", "export RAY_AUTH_MODE=token")
+            fix = "export RAY_AUTH_MODE=token here and where its nodes start"
+            yield warn("Ray auth", "a call without a token is answered: whoever reaches its ports runs code", fix)
 
 
-def _no_ray(error: FailedRunError) -> Finding:
+def _keeps_strangers_out(address: str) -> bool:
+    """Call a cluster as somebody would who has no token: in a process of its own, for Ray remembers ours."""
+    from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR
+
+    done = subprocess.run(
+        [sys.executable, "-c", _STRANGER, address],
+        env=os.environ | {AUTH_MODE_ENV_VAR: "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=RAY_SECONDS,
+        check=True,
+    )
+    return done.stdout.strip() == "refused"
+
+
+def _no_ray(error: "NoRayError") -> Finding:
     from ray.exceptions import AuthenticationError
 
     from bet_ray.session import on_cluster
 
-    found = str(error).rpartition("; ")[0]  # what follows is for those who have not asked the doctor
+    found = error.found
     if isinstance(error.__cause__, AuthenticationError):
         found = str(error.__cause__).partition(". ")[0]
         fix = "put the cluster's token (on its head: ray get-auth-token) into RAY_AUTH_TOKEN or the file of "

@@ -24,12 +24,20 @@ _Popen = services.ConsolePopen  # with which Ray starts its processes
 _Params = parameter.RayParams
 
 
+class NoRayError(FailedRunError):
+    """Ray cannot be had; `found` says why, without the advice."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found = found
+
+
 @contextmanager
 def session(cpus: int | None = None) -> Iterator[int]:
     """Connect, or start Ray on this machine with room for `cpus`; yields the number of CPUs.
 
     Inside another session it is that one. A cluster started here ends with the block. Within it SIGTERM is as Ctrl-C.
-    Raises `FailedRunError` where Ray cannot be had.
+    Raises `NoRayError`.
     """
     if ray.is_initialized():
         yield int(ray.cluster_resources().get("CPU", 1))
@@ -39,9 +47,9 @@ def session(cpus: int | None = None) -> Iterator[int]:
         try:
             reach(address)
         except ConnectionError as error:
-            raise FailedRunError(
-                f"RAY_ADDRESS={address}: no Ray answers there ({error}); start one (ray start --head), or unset it to "
-                "run on this machine alone"
+            raise NoRayError(
+                f"RAY_ADDRESS={address}: no Ray answers there ({error})",
+                "start one (ray start --head), or unset it to run on this machine alone",
             ) from error
         _start()
     else:
@@ -86,7 +94,7 @@ def _start(tries: int = 1, **where: Any) -> None:
             _start(tries - 1, **where)
             return
         here = os.environ.get("RAY_ADDRESS", "this machine")
-        raise FailedRunError(f"Ray on {here} cannot be had: {last_line(error)}; bet-ray doctor says more") from error
+        raise NoRayError(f"Ray on {here} cannot be had: {last_line(error)}", "bet-ray doctor says more") from error
 
 
 @contextmanager
