@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -347,6 +347,7 @@ def evaluate(
     episodes: int = 100,
     actors: int | None = None,
     slots: int = 32,
+    pool: LazyPool | None = None,
     out: str | Path | None = None,
     split: Split | str = Split.REPORT,
     settings: Mapping[str, Any] = NO_CHANGES,
@@ -356,7 +357,8 @@ def evaluate(
 ) -> pa.Table:
     """Roll out episodes 0..episodes-1 of a policy and return their rows, as in `episodes/*.parquet`, by index.
 
-    `path` is a run or policy directory, or its location on a store. With `out`, a run directory, finished episodes are
+    `path` is a run or policy directory, or its location on a store. Workers take seconds to start: those of a `pool`
+    stay for the next evaluation, and it says how many there are. With `out`, a run directory, finished episodes are
     recorded as they come and those already there are not run again. `settings` are dotted `eval.*` and `track.*`
     settings over those the policy was trained with; trackers write below `out`, else below the policy's run. Raises
     `PolicyError`, `RunError`, `ConfigError`, `PoolError`, `MixedNumericsError`, and of a store `StoreError`.
@@ -369,8 +371,8 @@ def evaluate(
         trajectories=trajectories,
         allow_mixed_numerics=allow_mixed_numerics,
     )
-    with LazyPool(PoolShape(actors, slots)) as pool:
-        (table,) = evaluate_all([one], episodes, pool, progress=progress).tables
+    with nullcontext(pool) if pool else LazyPool(PoolShape(actors, slots)) as workers:
+        (table,) = evaluate_all([one], episodes, workers, progress=progress).tables
     track(one, settings, table)
     return table
 

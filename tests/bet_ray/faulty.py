@@ -22,6 +22,7 @@ from bet.envs.gym import SEEDS
 from bet.normalizer import fit_normalizer
 from bet.policy import Policy
 from bet.protocol import episode_randomness
+from bet_ray.worker import RolloutWorker
 from tests.bet.test_rollout import SMALL, network
 
 FAULTY = "tests.bet_ray.faulty:Faulty-v0"
@@ -85,3 +86,11 @@ def walker() -> Policy:
     unit = fit_normalizer(np.zeros((2, 2), np.float32), Normalize.NONE)
     centers = torch.tensor([[1.0, 1.0], [-1.0, -0.5], [0.0, 1.5], [0.5, -1.0]])
     return Policy(config, network(config, 2, 0), centers, unit, unit, "none")
+
+
+class Lame(RolloutWorker):
+    """A worker that can run on some nodes alone: here, in the first process that makes a folder."""
+
+    def __init__(self, slots: int, lock: Path) -> None:
+        lock.mkdir()
+        super().__init__(slots)

@@ -29,17 +29,18 @@ from bet.envs.pointmass import PointMassVersion
 from bet.oracles.pointmass import demonstrations
 from bet.rollout import NOT_FINITE, NOT_FINITE_STEP, End
 from bet_ray import dispatch, evaluate, meter
+from bet_ray import pool as pools
 from bet_ray.evaluation import Evaluation, LazyPool, PoolShape, evaluate_all
 from bet_ray.ledger import PARTS, Ledger
 from bet_ray.manifest import RunError
 from bet_ray.pool import Pool
 from bet_ray.results import KEY
 from bet_ray.service import RolloutService
-from bet_ray.worker import PoolError, RolloutWorker
+from bet_ray.worker import PoolError
 from tests.bet.test_rollout import broken_in_one_bin
 from tests.bet_ray.commands import at_a_terminal, eventually
-from tests.bet_ray.faulty import FAULTS_FILE, FAULTY, Fault, walker, write_faults
-from tests.bet_ray.test_pool import drain, job_of
+from tests.bet_ray.faulty import FAULTS_FILE, FAULTY, Fault, Lame, walker, write_faults
+from tests.bet_ray.test_pool import drain, here, job_of
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ MANY = 200_000  # never finished before a fault
 @pytest.fixture(scope="module")
 def undisturbed(trained: Path, ray_session: int) -> pa.Table:
     """What the episodes are where nothing goes wrong."""
-    return evaluate(trained, episodes=EPISODES, actors=1)
+    return here(job_of(trained), EPISODES)
 
 
 def rollout_workers(family: psutil.Process | None = None) -> list[psutil.Process]:
@@ -129,17 +130,9 @@ def test_a_worker_killed_while_it_starts_is_replaced_and_blamed_on_no_episode(
         assert drain(pool).sort_by("index").equals(undisturbed.slice(0, 200))
 
 
-class _Lame(RolloutWorker):
-    """A worker that can run on some nodes alone: here, in one process."""
-
-    def __init__(self, slots: int, lock: Path) -> None:
-        lock.mkdir()
-        super().__init__(slots)
-
-
 class _LamePool(Pool):
     def __init__(self, lock: Path) -> None:
-        self._lame = ray.remote(num_cpus=0)(_Lame)
+        self._lame = ray.remote(num_cpus=0)(Lame)
         self._lock = lock
         super().__init__(3, 8)
 
@@ -149,8 +142,9 @@ class _LamePool(Pool):
 
 @pytest.mark.usefixtures("ray_session")
 def test_workers_that_cannot_start_do_not_end_a_pool_in_which_others_work(
-    trained: Path, undisturbed: pa.Table, tmp_path: Path
+    trained: Path, undisturbed: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pools, "FAILED_STARTS", 2)
     with _LamePool(tmp_path / "taken") as pool:
         eventually(lambda: pool.poll() or pool.whereabouts)
         pool.submit(job_of(trained), range(200))

@@ -24,6 +24,7 @@ from bet_ray.inference import Inference, InferenceError, InferenceServer, servin
 from bet_ray.pool import Pool
 from bet_ray.results import unique_rows
 from bet_ray.worker import Job, PoolError
+from tests.bet_ray.test_pool import here, job_of
 
 BATCH = 16
 
@@ -118,20 +119,19 @@ def served(ray_session: int) -> Iterator[Inference]:
         yield inference
 
 
-def evaluated(trained: Path, inference: Inference | None, shape: PoolShape, **settings: int) -> pa.Table:
-    one = Evaluation.of(trained, None, settings={f"eval.{k}": v for k, v in settings.items()}, inference=inference)
-    with LazyPool(shape) as pool:
-        return evaluate_all([one], 60, pool).tables[0]
+def asked_of(trained: Path, inference: Inference | None, **settings: int) -> Evaluation:
+    return Evaluation.of(trained, None, settings={f"eval.{k}": v for k, v in settings.items()}, inference=inference)
 
 
 @pytest.mark.slow
 def test_a_served_table_is_the_one_that_workers_make_alone(trained: Path, served: Inference) -> None:
-    alone = evaluated(trained, None, PoolShape(1, 16))
-    assert evaluated(trained, served, PoolShape(2, 16)).equals(alone)
-    assert evaluated(trained, served, PoolShape(1, 50)).equals(alone)
-    held = evaluated(trained, None, PoolShape(1, 16), hold_bins=3)
-    assert evaluated(trained, served, PoolShape(2, 16), hold_bins=3).equals(held)
+    alone, held = (here(asked_of(trained, None, **way).job, 60) for way in ({}, {"hold_bins": 3}))
     assert not held.equals(alone)
+    both = [asked_of(trained, served), asked_of(trained, served, hold_bins=3)]
+    for shape in (PoolShape(2, 16), PoolShape(1, 50)):
+        with LazyPool(shape) as pool:
+            tables = evaluate_all(both, 60, pool).tables
+        assert all(table.equals(expected) for table, expected in zip(tables, (alone, held), strict=True))
 
 
 def server_process() -> psutil.Process:
@@ -159,8 +159,7 @@ def test_an_inference_actor_killed_with_kill_9_comes_back_and_no_episode_is_lost
     assert server_process() != before
     table = pa.concat_tables(tables)
     assert sorted(table.column("index").to_pylist()) == list(range(1500))
-    alone = evaluated(trained, None, PoolShape(1, 16))
-    assert unique_rows(table).slice(0, 60).equals(alone)
+    assert unique_rows(table).equals(here(job_of(trained), 1500))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bet import files
-from bet_ray import evaluate, storage
+from bet_ray import storage
 from bet_ray.ledger import PARTS
 from bet_ray.pool import NO_ROLLOUTS
 from bet_ray.results import KEY
@@ -22,13 +22,14 @@ from bet_ray.tuning import run_sweep
 from tests.bet_ray.clusters import Node, cluster
 from tests.bet_ray.commands import eventually
 from tests.bet_ray.stores import CREDENTIALS, Server, s3_server
+from tests.bet_ray.test_pool import here, job_of
 from tests.bet_ray.test_tuning import TREE, outcome
 
 pytestmark = pytest.mark.slow
 
 EPISODES = 1500
 SWEEP = TREE | {
-    "space": {"bins": [1, 6], "window": [1, 2]},
+    "space": {"bins": [1, 6]},
     "eval": {"episodes": 300, "rungs": 2, "winner_episodes": 30},
     "resources": {"actors": 2, "cpus": 5},
 }
@@ -42,7 +43,7 @@ def test_nodes_that_join_and_die_during_an_evaluation_change_no_row(trained: Pat
     arguments = [sys.executable, "-m", "tests.bet_ray.elastic", str(trained), str(tmp_path / "run"), str(EPISODES)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert evaluate(trained, episodes=EPISODES, actors=1).equals(rows(tmp_path / "run"))
+    assert here(job_of(trained), EPISODES).equals(rows(tmp_path / "run"))
     execution = rows(tmp_path / "run", "execution")
     assert len(set(execution.column("node").to_pylist())) == 3  # of four: one is for training
     assert max(execution.column("attempts").to_pylist()) > 1

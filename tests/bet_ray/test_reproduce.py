@@ -283,7 +283,15 @@ def test_a_scaled_experiment_is_measured_printed_and_kept_and_its_resume_runs_no
     demos, run = tmp_path / "demos.parquet", tmp_path / "run"
     save_episodes(demonstrations(range(20), seed=0)[0], demos)
     size = "train.epochs=1", "seeds_per_trial=2", "eval.winner_episodes=8", "eval.episodes=4"
-    words = "blockpush-gamma", f"data.path={demos}", *size, "resources.actors=1", "--out", run
+    words = (
+        "blockpush-gamma",
+        f"data.path={demos}",
+        *size,
+        "resources.actors=1",
+        "resources.trials_at_once=1",
+        "--out",
+        run,
+    )
     done = reproduce(*words)
     assert done.code == 0, done.err
     label = "scaled: 1 of 350 epochs, 2 of 3 seeds, 8 of 1,000 episodes, 20 of 1,000 demonstrations"

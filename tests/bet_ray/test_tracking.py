@@ -392,7 +392,7 @@ def test_a_sweep_has_a_run_for_itself_and_one_for_each_trial_in_one_group(tmp_pa
         "question: which?\ntask: pointmass2\nspace: {bins: [2, 3]}\n"
         f"base: {{data: {{path: {tmp_path}/d.parquet}}, train: {{epochs: 4}}}}\n"
         "search: grid\nscheduler: asha\neval: {episodes: 4, rungs: 2, winner_episodes: 8}\ntrack: {tensorboard: true}\n"
-        "resources: {actors: 1}\n"
+        "resources: {actors: 1, trials_at_once: 1}\n"
     )
     run = tmp_path / "s"
     done = bet_ray("sweep", file, "--out", run, "--wandb")

@@ -45,7 +45,7 @@ TREE: dict[str, Any] = {
     "space": {"bins": [1, 6], "window": [1, 2]},
     "search": "grid",
     "eval": {"episodes": 20, "rungs": 2, "winner_episodes": 30},
-    "resources": {"actors": 1},
+    "resources": {"actors": 1, "trials_at_once": 1},
 }
 
 
@@ -369,12 +369,15 @@ TWELVE = {
 def test_a_sweep_of_twelve_trials_killed_five_times_ends_as_the_undisturbed_one(
     ray_session: int, tmp_path: Path
 ) -> None:
-    """Four times its driver is killed with kill -9, once a trial's process, at moments that a seed chooses."""
+    """Four times its driver is killed with kill -9, once a trial's process as well, at moments that a seed chooses. The
+    undisturbed one tries one setting after the other.
+    """
     run, said, sweep = tmp_path / "run", tmp_path / "said.txt", sweep_of(**TWELVE)
+    disturbed = TREE | TWELVE | {"resources": {"actors": 1, "trials_at_once": 2}}
     script = (
         "import json, sys; from pathlib import Path\n"
         "from bet_ray.sweep import parse_sweep; from bet_ray.tuning import run_sweep\n"
-        f"run_sweep(parse_sweep(json.loads({json.dumps(TREE | TWELVE)!r}), 'test'), Path({str(run)!r}), resume=True)\n"
+        f"run_sweep(parse_sweep(json.loads({json.dumps(disturbed)!r}), 'test'), Path({str(run)!r}), resume=True)\n"
     )
     generator = np.random.default_rng(0)
     done, settled = 0, dict[str, int]()
