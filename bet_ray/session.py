@@ -134,11 +134,12 @@ def on_cluster() -> bool:
 
 
 def _start_no_idlers() -> None:
-    """Three processes that a private Ray has no use for, and that cost as much to start as all others together.
+    """Processes that a private Ray has no use for, and that cost as much to start as all others together.
 
     One prints the logs of workers (`log_to_driver`), one asks a cloud for more nodes, and one is the dashboard, which
-    without its pages only counts usage.
+    without its pages only counts usage. And a worker for each CPU, whether or not there will be an actor for it.
     """
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     without: Any = {"include_log_monitor": False, "no_monitor": True}
     parameter.RayParams = partial(_Params, **without)
     node.Node.start_api_server = lambda *_, **__: None

@@ -276,10 +276,10 @@ def test_actions_of_nan_end_their_episodes_as_errors_of_the_policy(tmp_path: Pat
 def test_where_every_episode_kills_its_worker_the_run_ends_and_says_so(
     walkers: Path, faults: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "FRUITLESS_DEATHS", 3)
+    monkeypatch.setattr(dispatch, "FRUITLESS_DEATHS", 2)
     write_faults(faults, dict.fromkeys(range(200), Fault.DIE))
     with pytest.raises(PoolError, match="rollout workers do nothing but die, and no episode ends"):
-        walked(walkers, None, 200, PoolShape(2, 8))
+        walked(walkers, None, 200, PoolShape(1, 8))
 
 
 def test_all_who_wait_for_a_service_hear_that_its_pool_failed(

@@ -118,6 +118,7 @@ def test_a_pool_whose_workers_cannot_start_says_so(trained: Path, monkeypatch: p
             raise OSError("no such library")
 
     monkeypatch.setattr(pool_module, "RolloutWorker", Broken)
+    monkeypatch.setattr(pool_module, "FAILED_STARTS", 2)
     with Pool(1, 4) as pool:
         pool.submit(job_of(trained), list(range(40)))
         with pytest.raises(PoolError, match="could not start: OSError: no such library"):

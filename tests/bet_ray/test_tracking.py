@@ -213,6 +213,7 @@ def test_a_package_that_does_not_import_is_one_warning(
     assert "ImportError: protobuf is too old" in message
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_stopped_leaves_a_finished_run(tmp_path: Path, ray_session: int) -> None:
     class Trial:
         def __init__(self) -> None:
