@@ -1,5 +1,6 @@
 """Recorded steps as rollouts: the simulator says what it would have said to each of them."""
 
+from collections.abc import Mapping
 from contextlib import closing
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from bet.config import ConfigError
 from bet.data.episodes import Episodes
+from bet.measure import measure_trajectories
 from bet.tasks import SimulatedTask
 from bet.trajectory import Trajectory
 
@@ -43,6 +45,11 @@ def reenact(episodes: Episodes, task: SimulatedTask, layout: str) -> list[Trajec
             said = rewards[start:end], {name: values[start:end] for name, values in signals.items()}
         found.append(Trajectory(observations, episodes.actions[start:end], *said, np.full(end - start, NO_BIN)))
     return found
+
+
+def demonstrated_entropies(episodes: Episodes, task: SimulatedTask, layout: str) -> Mapping[str, float]:
+    """`Measurement.entropies` of demonstrations. Raises what `reenact` does."""
+    return measure_trajectories(task, reenact(episodes, task, layout)).entropies
 
 
 def _steps(

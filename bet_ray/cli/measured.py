@@ -51,8 +51,7 @@ def _demonstrated_entropies(task: "SimulatedTask", policy: "Policy") -> "Mapping
     """Of the demonstrations that a policy was trained on; empty where its settings lead to none here, or to others."""
     from bet.config import ConfigError
     from bet.data.episodes import DataError
-    from bet.measure import measure_trajectories
-    from bet.reenact import reenact
+    from bet.reenact import demonstrated_entropies
 
     data = policy.config.data
     try:
@@ -61,7 +60,7 @@ def _demonstrated_entropies(task: "SimulatedTask", policy: "Policy") -> "Mapping
         return {}
     if episodes.digest != policy.dataset_digest:
         return {}
-    return measure_trajectories(task, reenact(episodes, task, data.observation)).entropies
+    return demonstrated_entropies(episodes, task, data.observation)
 
 
 def print_policy(one: "Evaluation", table: "pa.Table") -> None:

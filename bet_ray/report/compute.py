@@ -4,7 +4,7 @@ Every interval was computed by `bet_ray.evaluation.measurement`, for the trials 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 
 from bet.config import canonical_json
 from bet.measure import Measurement
+from bet.reenact import demonstrated_entropies
 from bet.training import Epoch
 from bet_ray.evaluation import measurement
 from bet_ray.manifest import RunError
@@ -95,6 +96,14 @@ def _measured(records: Records, winner: Winner) -> Measurement:
     """With intervals that hold for all finalists at once, as in the leaderboard."""
     report = winner.trial.report
     return measurement(records.task, winner.rows, report.confidence if report else 0.95)
+
+
+def demonstrated(records: Records) -> Mapping[str, float]:
+    """How diverse the demonstrations are, where the winner is measured by that; empty where they are not to be had."""
+    found = answer(records).measured
+    if found is None or not found.entropies or records.demonstrations is None:
+        return {}
+    return demonstrated_entropies(records.demonstrations, records.task, records.sweep.config({}).data.observation)
 
 
 @dataclass(frozen=True)

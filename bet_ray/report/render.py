@@ -13,7 +13,7 @@ from bet_ray.published import PUBLISHED, PUBLISHED_RATES
 from bet_ray.report import cost_figures, figures, search_figures
 from bet_ray.report.clips import clips
 from bet_ray.report.codebook import codebook
-from bet_ray.report.compute import Stage, answer, curves, leaderboard, panels
+from bet_ray.report.compute import Stage, answer, curves, demonstrated, leaderboard, panels
 from bet_ray.report.costs import costs, fronts
 from bet_ray.report.losses import Verdict, losses
 from bet_ray.report.modes import ModePanels, mode_panels
@@ -70,6 +70,7 @@ def render(records: Records) -> str:
         metric=metric,
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         answer=answer(records),
+        demonstrated=demonstrated(records),
         stages=Stage,
         board=leaderboard(records),
         race=read_race(records.run),

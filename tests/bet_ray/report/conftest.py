@@ -2,17 +2,19 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
 
 from bet import tasks
-from bet.config import Split
+from bet.config import DataConfig, Split
 from bet.data.episodes import Episodes
 from bet.data.store import save_episodes
 from bet.envs.pointmass import PointMassVersion
@@ -162,6 +164,45 @@ def finished(demos: tuple[Path, Episodes], tmp_path_factory: pytest.TempPathFact
     return small.run
 
 
+@pytest.fixture
+def cooked(tmp_path: Path) -> Path:
+    """The run of a finished kitchen sweep of one setting, which has learnt nothing, from an arm that rests."""
+    with closing(tasks.get("kitchen").make_env(3)) as env:
+        observations, _ = env.reset(seed=[0, 1, 2])  # (3, obs_dim)
+    save_episodes(
+        Episodes(
+            np.repeat(observations, 8, axis=0).astype(np.float32),
+            np.random.default_rng(0).uniform(-1, 1, (24, 9)).astype(np.float32),
+            np.array([8, 16, 24]),
+            "kitchen",
+        ),
+        tmp_path / "demonstrations.parquet",
+    )
+    episodes = tasks.get("kitchen").load(DataConfig(path=str(tmp_path / "demonstrations.parquet")))
+    small = _new_sweep(
+        (tmp_path / "demonstrations.parquet", episodes),
+        tmp_path / "run",
+        task="kitchen",
+        space={"bins": [2]},
+        base=_tiny(tmp_path / "demonstrations.parquet"),
+        eval={"episodes": 1, "winner_episodes": 2, "finalists": 1},
+    )
+    for setting in small.sweep.enumerated():
+        small.train(setting)
+    small.finish()
+    return small.run
+
+
+def _tiny(demonstrations: Path) -> dict[str, Any]:
+    """What is quickly trained."""
+    return {
+        "data.path": str(demonstrations),
+        "data.train_fraction": 0.7,
+        "model": {"layers": 1, "heads": 2, "width": 16},
+        "train.epochs": 1,
+    }
+
+
 @pytest.fixture(scope="session")
 def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a finished BlockPush sweep: two listed settings that have learnt next to nothing. Read only."""
@@ -174,12 +215,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task="blockpush",
         space=None,
         settings=[{}, {"bins": 1}],
-        base={
-            "data.path": str(folder / "demonstrations.parquet"),
-            "data.train_fraction": 0.7,
-            "model": {"layers": 1, "width": 16},
-            "train.epochs": 1,
-        },
+        base=_tiny(folder / "demonstrations.parquet"),
         eval={"episodes": 3, "winner_episodes": 4, "finalists": 1},
     )
     for setting in small.sweep.enumerated():

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from bet.envs.pointmass import PointMassVectorEnv
 from bet.envs.vector import RenderError
 from bet_ray.manifest import SWEEP_YAML
-from bet_ray.report import write_report
+from bet_ray.report import render, write_report
 from bet_ray.report.clips import clips
 from bet_ray.report.compute import answer
 from bet_ray.report.records import read_records
@@ -117,6 +117,19 @@ def test_blockpush_stands_beside_what_was_published(pushed: Path) -> None:
     assert f"{cells['P2']} 0.710.18" in found.words
     assert "Entropy of the routes that succeed: demonstrated 1.39, winner none, without a success" in found.words
     assert sum(tag == "video" for tag, _ in found.tags) in (1, 2)
+
+
+@pytest.mark.slow
+def test_how_diverse_the_winner_is_in_the_kitchen_stands_beside_the_demonstrations(
+    cooked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "clips", lambda _: ())  # a minute without a GPU
+    measured = answer(read_records(cooked)).measured
+    assert measured is not None
+    assert list(measured.entropies) == ["task entropy", "sequence entropy"]
+    told = " ".join(f"{what}{bits:.2f}0.00" for what, bits in measured.entropies.items())  # nothing is demonstrated
+    words = page_of(cooked).words
+    assert told in words[words.index("of what is done in an episode, bits") :], words
 
 
 def test_a_sweep_without_any_trial_yet_says_so(new_sweep: NewSweep) -> None:
