@@ -48,8 +48,8 @@ def kernels() -> str:
         query, key, value = fixed(3, 32, 4, 10, 16)
         sha.update(F.scaled_dot_product_attention(query, key, value, is_causal=True).numpy().tobytes())
     angles = random.uniform(-10, 10, 1000)
-    for of in (np.sin, np.cos, np.exp, np.tanh, np.sqrt):
-        sha.update(of(angles if of is not np.sqrt else abs(angles)).tobytes())
+    for function in (np.sin, np.cos, np.exp, np.tanh):
+        sha.update(function(angles).tobytes())
     return sha.hexdigest()[:_DIGITS]
 
 

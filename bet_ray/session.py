@@ -27,8 +27,8 @@ _Params = parameter.RayParams
 class NoRayError(FailedRunError):
     """Ray cannot be had; `found` says why, without the advice."""
 
-    def __init__(self, found: str, advice: str) -> None:
-        super().__init__(f"{found}; {advice}")
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(f"{found}; {advice}" if advice else found)
         self.found = found
 
 

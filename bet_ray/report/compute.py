@@ -99,9 +99,8 @@ def _measured(records: Records, winner: Winner) -> Measurement:
 
 
 def demonstrated(records: Records) -> Mapping[str, float]:
-    """How diverse the demonstrations are, where the winner is measured by that; empty where they are not to be had."""
-    found = answer(records).measured
-    if found is None or not found.entropies or records.demonstrations is None:
+    """How diverse the demonstrations are, where the task counts that; empty where they are not to be had."""
+    if records.task.sequence is None or records.demonstrations is None:
         return {}
     return demonstrated_entropies(records.demonstrations, records.task, records.sweep.config({}).data.observation)
 
