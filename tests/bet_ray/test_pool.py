@@ -152,6 +152,16 @@ def test_workers_whose_node_dies_while_they_start_wait_for_the_next_one_all_of_t
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_a_worker_that_computes_otherwise_than_it_is_asked_to_is_refused(trained: Path) -> None:
+    job = job_of(trained)
+    elsewhere = replace(job.source, numerics=f"{job.source.numerics[:-1]}x")  # another CPU model, of equal capability
+    with Pool(1, 4) as pool:
+        pool.submit(replace(job, source=elsewhere), [0])
+        with pytest.raises(PoolError, match=r"this node computes with .* run on nodes of one kind"):
+            drain(pool)
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_trajectories_come_only_when_asked_for(trained: Path) -> None:
     with Pool(1, 4) as pool:
         pool.submit(job_of(trained), [0])

@@ -93,6 +93,13 @@ class SmallSweep:
         self.end_search()
         return winner
 
+    def complete(self) -> Path:
+        """All of it; returns the run."""
+        for setting in self.sweep.enumerated():
+            self.train(setting)
+        self.finish()
+        return self.run
+
     def _roll_out_all(self, jobs: Sequence[Job], count: int) -> list[pa.Table]:
         return [self.roll_out(Policy.unpack(*job.packed), Split(job.source.split), count) for job in jobs]
 
@@ -158,10 +165,7 @@ def new_sweep(demos: tuple[Path, Episodes], tmp_path: Path) -> NewSweep:
 def finished(demos: tuple[Path, Episodes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a finished sweep: 2 x 2 settings, a winner measured. Read only."""
     small = _new_sweep(demos, tmp_path_factory.mktemp("runs") / "finished")
-    for setting in small.sweep.enumerated():
-        small.train(setting)
-    small.finish()
-    return small.run
+    return small.complete()
 
 
 @pytest.fixture
@@ -187,10 +191,7 @@ def cooked(tmp_path: Path) -> Path:
         base=_tiny(tmp_path / "demonstrations.parquet"),
         eval={"episodes": 1, "winner_episodes": 2, "finalists": 1},
     )
-    for setting in small.sweep.enumerated():
-        small.train(setting)
-    small.finish()
-    return small.run
+    return small.complete()
 
 
 def _tiny(demonstrations: Path) -> dict[str, Any]:
@@ -218,7 +219,4 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base=_tiny(folder / "demonstrations.parquet"),
         eval={"episodes": 3, "winner_episodes": 4, "finalists": 1},
     )
-    for setting in small.sweep.enumerated():
-        small.train(setting)
-    small.finish()
-    return small.run
+    return small.complete()
